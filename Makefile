@@ -1,0 +1,49 @@
+# Everything a user or CI runs. The environment is .venv/; stamps in it make the second run quick.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install dev demo test lint types check bench lock clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed  ## Set up .venv with what overnight needs to run
+dev: $(VENV)/.dev            ## The same, with what its tests need
+
+demo: install  ## A real job from prompt to kept session, offline (for real with ANTHROPIC_API_KEY)
+	$(BIN)/python scripts/demo.py
+
+test: dev lint types  ## All tests
+	$(BIN)/python -m pytest
+
+lint: dev  ## Format and lint rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: dev  ## Strict type checking
+	$(BIN)/mypy
+
+bench: dev  ## Measure the HTTP hot path; see bench/README.md
+	$(BIN)/python bench/http.py
+
+lock:  ## Write the lock files anew (needs uv)
+	uv pip compile -q --universal --generate-hashes --no-annotate --no-header --python-version 3.11 pyproject.toml -o requirements.lock
+	uv pip compile -q --universal --generate-hashes --no-annotate --no-header --python-version 3.11 --group pyproject.toml:dev pyproject.toml -o requirements-dev.lock
+
+clean:  ## Remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.lock pyproject.toml scripts/sandbox.sh | $(BIN)/python
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
+	sh scripts/sandbox.sh
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed requirements-dev.lock
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@

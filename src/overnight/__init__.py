@@ -1,0 +1,1 @@
+"""Runs Claude Code in the background: a durable queue, a sandbox, sessions kept as zips."""

@@ -1,0 +1,334 @@
+"""Every change that a job can go through, as pure functions.
+
+Each function here returns a `Decide`: given the job and its session as they are now, it returns the `Change`
+to write, None if there is nothing to write, or raises a `Refused`. The store runs it inside one atomic
+read-modify-write, so SQLite and a compare-and-swap over HTTP cannot disagree about a rule.
+
+    queued ──start──▶ processing ──finish──▶ completed | failed | cancelled
+      ▲                   │
+      └── requeue, lapse ─┘        cancel: from anywhere      resend: failed ──▶ queued
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from overnight.domain.delivery import owe
+from overnight.domain.errors import (
+    CancelRequested,
+    ErrorCode,
+    JobError,
+    LineFull,
+    NotRetryable,
+    NotRunnable,
+    SessionBusy,
+    SessionNotFound,
+    StaleAttempt,
+    TooEarly,
+)
+from overnight.domain.job import (
+    ArchiveRef,
+    Change,
+    Delivery,
+    Event,
+    Job,
+    JobRequest,
+    Lease,
+    Ring,
+    Session,
+    Status,
+    WaitingFor,
+)
+from overnight.domain.outcome import Ending, Outcome
+from overnight.domain.retry import FAILURES, Failure, RetryPolicy, retry_at
+
+Decide = Callable[[Job, Session], Change | None]
+Admit = Callable[[Session | None], Change]
+
+MAX_LINE = 1000
+"""Open jobs that one session may have: its line is read and written whole with every change."""
+
+
+def submit(request: JobRequest, *, job_id: str, session_id: str, continues: bool, now: float) -> Admit:
+    """Accept a job. `continues` says that the caller named the session, so it must be there already."""
+
+    def admit(session: Session | None) -> Change:
+        if continues and (session is None or session.erased_at is not None):
+            raise SessionNotFound("no such session")
+        session = session or Session(session_id=session_id, created_at=now, updated_at=now)
+        if len(session.line) >= MAX_LINE:
+            raise LineFull("the session has as many waiting jobs as it may have")
+        job = Job(
+            job_id=job_id,
+            session_id=session_id,
+            status=Status.QUEUED,
+            created_at=now,
+            available_at=now,
+            callback_url=request.callback_url,
+            metadata=request.metadata,
+        )
+        job, event = _tell(job, "job.queued", now, {"position": len(session.line)})
+        session = replace(session, line=(*session.line, job_id), jobs=session.jobs + 1, updated_at=now)
+        return Change(job=job, session=session, events=(event,), rings=(Ring(job_id=job_id, at=now),))
+
+    return admit
+
+
+def start(*, worker: str, now: float, lease_seconds: float, isolation: str) -> Decide:
+    """Give the job to a worker: a new attempt with a lease. Only the first of its session's line may start."""
+
+    def decide(job: Job, session: Session) -> Change:
+        if job.status is not Status.QUEUED:
+            raise NotRunnable("the job is not waiting to run")
+        if session.line[:1] != (job.job_id,):
+            raise SessionBusy("an earlier job of the session is still open")
+        if job.available_at > now:
+            raise TooEarly(job.available_at)
+        job = replace(
+            job,
+            status=Status.PROCESSING,
+            attempt=job.attempt + 1,
+            started_at=now if job.started_at is None else job.started_at,
+            waiting_for=None,
+            lease=Lease(worker=worker, until=now + lease_seconds),
+            isolation=isolation,
+        )
+        job, event = _tell(job, "job.started", now, {"worker": worker, "isolation": isolation})
+        return Change(job=job, session=session, events=(event,))
+
+    return decide
+
+
+def renew(*, attempt: int, now: float, lease_seconds: float) -> Decide:
+    def decide(job: Job, session: Session) -> Change:
+        lease = _held(job, attempt)
+        return Change(job=replace(job, lease=replace(lease, until=now + lease_seconds)), session=session)
+
+    return decide
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something that happened in a run, before it has a number."""
+
+    type: str
+    time: float
+    data: Mapping[str, Any]
+
+
+def record(notes: Iterable[Note], *, attempt: int) -> Decide:
+    """Number the notes of a run and add them to the job's events."""
+
+    def decide(job: Job, session: Session) -> Change | None:
+        _held(job, attempt)
+        events = []
+        for note in notes:
+            job, event = _tell(job, note.type, note.time, note.data)
+            events.append(event)
+        return Change(job=job, session=session, events=tuple(events)) if events else None
+
+    return decide
+
+
+def returns_at(job: Job, outcome: Outcome, *, policy: RetryPolicy, now: float, chance: float) -> float | None:
+    """When a job goes back to the queue after this outcome; None if the outcome is its last."""
+    if outcome.ending is Ending.INTERRUPTED:
+        return now
+    if outcome.ending is not Ending.FAILED or outcome.code is None or job.cancel_requested_at is not None:
+        return None
+    return retry_at(outcome.code, job, policy=policy, now=now, chance=chance, resume_at=outcome.resume_at)
+
+
+def requeue(outcome: Outcome, *, attempt: int, now: float, at: float) -> Decide:
+    """Put the job back, to go on at `at`. What it cost so far is kept; why it waits is said."""
+
+    def decide(job: Job, session: Session) -> Change:
+        _held(job, attempt)
+        if job.cancel_requested_at is not None:
+            raise CancelRequested("the job is to be cancelled, not run again")
+        job, session = _charge(job, session, outcome)
+        parked = outcome.code is not None and FAILURES[outcome.code] is Failure.LATER
+        interrupted = outcome.ending is Ending.INTERRUPTED
+        kind = "job.handed_back" if interrupted else "job.rate_limited" if parked else "job.retry_scheduled"
+        job = replace(
+            job,
+            status=Status.QUEUED,
+            lease=None,
+            available_at=at,
+            waiting_for=None if interrupted else WaitingFor.RATE_LIMIT if parked else WaitingFor.RETRY,
+            failures=job.failures + (not interrupted and not parked),
+            parks=job.parks + parked,
+        )
+        told = {"available_at": at} | (
+            {"code": outcome.code, "message": outcome.message} if outcome.code else {}
+        )
+        job, event = _tell(job, kind, now, told)
+        return Change(job=job, session=session, events=(event,), rings=(Ring(job_id=job.job_id, at=at),))
+
+    return decide
+
+
+def finish(
+    outcome: Outcome, *, attempt: int, now: float, archive: ArchiveRef | None, delivery_id: str
+) -> Decide:
+    """Give the job its final status, move the session's pointer, owe the webhook: one transaction."""
+
+    def decide(job: Job, session: Session) -> Change:
+        _held(job, attempt)
+        return _end(job, session, outcome, now=now, archive=archive, delivery_id=delivery_id)
+
+    return decide
+
+
+def lapse(
+    *, attempt: int, now: float, policy: RetryPolicy, chance: float, delivery_id: str, worker_is_dead: bool
+) -> Decide:
+    """Take the job from a worker that died or froze, and queue it again at once or after a delay.
+
+    `worker_is_dead`: it is known that the worker is gone, so the end of the lease need not be awaited.
+    """
+
+    def decide(job: Job, session: Session) -> Change | None:
+        lease = _held(job, attempt)
+        if lease.until > now and not worker_is_dead:
+            return None
+        lost = Outcome(ending=Ending.FAILED, code=ErrorCode.WORKER_LOST, message=_LOST)
+        if job.cancel_requested_at is not None:
+            lost = Outcome(ending=Ending.CANCELLED)
+        at = returns_at(job, lost, policy=policy, now=now, chance=chance)
+        if at is None:
+            return _end(job, session, lost, now=now, archive=None, delivery_id=delivery_id)
+        waits = WaitingFor.RETRY if at > now else None
+        job = replace(
+            job, status=Status.QUEUED, lease=None, available_at=at, losses=job.losses + 1, waiting_for=waits
+        )
+        job, event = _tell(job, "job.worker_lost", now, {"available_at": at, "worker": lease.worker})
+        return Change(job=job, session=session, events=(event,), rings=(Ring(job_id=job.job_id, at=at),))
+
+    return decide
+
+
+_LOST = (
+    "The worker that ran the job died, as did those before it. The session is as it was before the job. "
+    "Look at the worker's memory and logs, then send the job again."
+)
+
+
+def cancel(*, now: float, delivery_id: str) -> Decide:
+    """End a waiting job at once; ask the worker of a running one to stop. Idempotent."""
+
+    def decide(job: Job, session: Session) -> Change | None:
+        if job.status.final or job.cancel_requested_at is not None:
+            return None
+        job, event = _tell(replace(job, cancel_requested_at=now), "job.cancel_requested", now, {})
+        if job.status is Status.PROCESSING:
+            return Change(job=job, session=session, events=(event,))
+        end = _end(
+            job, session, Outcome(ending=Ending.CANCELLED), now=now, archive=None, delivery_id=delivery_id
+        )
+        return replace(end, events=(event, *end.events))
+
+    return decide
+
+
+def resend(*, now: float) -> Decide:
+    """Send a dead letter again: it joins the end of its session's line with its limits reset. Idempotent."""
+
+    def decide(job: Job, session: Session) -> Change | None:
+        if not job.status.final:
+            return None
+        if job.status is not Status.FAILED:
+            raise NotRetryable("only a failed job can be sent again")
+        job = replace(
+            job,
+            status=Status.QUEUED,
+            available_at=now,
+            completed_at=None,
+            error=None,
+            failures=0,
+            losses=0,
+            parks=0,
+            cancel_requested_at=None,
+        )
+        job, event = _tell(job, "job.resent", now, {"position": len(session.line)})
+        session = replace(session, line=(*session.line, job.job_id), updated_at=now)
+        return Change(job=job, session=session, events=(event,), rings=(Ring(job_id=job.job_id, at=now),))
+
+    return decide
+
+
+def _held(job: Job, attempt: int) -> Lease:
+    """The fence: only the current attempt of a running job may write."""
+    if job.status is not Status.PROCESSING or job.attempt != attempt or job.lease is None:
+        raise StaleAttempt("the job has moved on: this attempt must stop and change nothing")
+    return job.lease
+
+
+def _tell(job: Job, kind: str, now: float, told: Mapping[str, Any]) -> tuple[Job, Event]:
+    event = Event(seq=job.last_event + 1, type=kind, time=now, attempt=job.attempt, data=told)
+    return replace(job, last_event=event.seq), event
+
+
+def _charge(job: Job, session: Session, outcome: Outcome) -> tuple[Job, Session]:
+    """Add what an attempt used to the job.
+
+    Claude Code's total is cumulative over resumes (facts: claude-code 4), so the attempt cost the growth. A
+    total below the last one comes of a conversation that had to start anew, and is all growth.
+    """
+    total = outcome.session_cost_usd
+    spent = 0.0
+    if total is not None:
+        spent = total - session.cost_usd if total >= session.cost_usd else total
+        session = replace(session, cost_usd=total)
+    job = replace(
+        job,
+        usage=job.usage + outcome.usage,
+        cost_usd=round(job.cost_usd + spent, 9),
+        num_turns=job.num_turns + outcome.num_turns,
+    )
+    return job, session
+
+
+_FINAL = {
+    Ending.DONE: Status.COMPLETED,
+    Ending.FAILED: Status.FAILED,
+    Ending.CANCELLED: Status.CANCELLED,
+}
+
+
+def _end(
+    job: Job,
+    session: Session,
+    outcome: Outcome,
+    *,
+    now: float,
+    archive: ArchiveRef | None,
+    delivery_id: str,
+) -> Change:
+    job, session = _charge(job, session, outcome)
+    status = _FINAL[outcome.ending]
+    error = None
+    if outcome.code is not None:
+        retryable = FAILURES[outcome.code] is not Failure.PERMANENT
+        error = JobError(code=outcome.code, message=outcome.message or "", retryable=retryable)
+    job = replace(
+        job,
+        status=status,
+        lease=None,
+        waiting_for=None,
+        completed_at=now,
+        result=outcome.result,
+        structured_output=outcome.structured_output,
+        error=error,
+        archive=archive.name if archive else None,
+    )
+    job, event = _tell(
+        job, f"job.{status}", now, {"code": error.code, "message": error.message} if error else {}
+    )
+    line = tuple(waiting for waiting in session.line if waiting != job.job_id)
+    session = replace(session, line=line, updated_at=now, archive=archive or session.archive)
+    deliveries: tuple[Delivery, ...] = (
+        (owe(job, delivery_id=delivery_id, now=now),) if job.callback_url else ()
+    )
+    rings = tuple(Ring(job_id=first, at=now) for first in line[:1])
+    return Change(job=job, session=session, events=(event,), deliveries=deliveries, rings=rings)

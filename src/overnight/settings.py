@@ -1,0 +1,158 @@
+"""Every setting of overnight: the only file that reads the environment.
+
+The plan's own names work as they are (`ANTHROPIC_API_KEY`, `ANTHROPIC_BASE_URL`); all others begin with
+`OVERNIGHT_`. `docs/settings.md` lists them, and a test keeps the list complete.
+"""
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from overnight.domain.callback_url import CallbackPolicy
+from overnight.domain.retry import RetryPolicy
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+SECRETS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "OVERNIGHT_WEBHOOK_SECRET")
+"""Variables that are taken out of the process's environment once they are read."""
+
+
+class SettingsError(Exception):
+    """A setting is wrong. The message names it and the rule it breaks, and never repeats its value."""
+
+
+class Settings(BaseSettings):
+    """All values with their defaults, which work on a laptop. Durations are in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="OVERNIGHT_", frozen=True, extra="ignore", populate_by_name=True, hide_input_in_errors=True
+    )
+
+    anthropic_api_key: SecretStr | None = Field(None, validation_alias=AliasChoices("ANTHROPIC_API_KEY"))
+    anthropic_auth_token: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("ANTHROPIC_AUTH_TOKEN"), description="Sent as a bearer token instead."
+    )
+    anthropic_base_url: str = Field(
+        "https://api.anthropic.com", validation_alias=AliasChoices("ANTHROPIC_BASE_URL")
+    )
+
+    data: Path = Field(
+        Path("~/.local/share/overnight"), description="Where the database, archives and running jobs are kept."
+    )
+    host: str = Field("127.0.0.1", description="Address that the API listens on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port of the API; 0 takes a free one.")
+    url: str | None = Field(None, description="The service that the command line and the client talk to.")
+    rehearsal: bool = Field(
+        False, description="Use the built-in rehearsal API instead of Anthropic's: no key, no cost, no model."
+    )
+
+    concurrency: int = Field(2, ge=1, le=256, description="Runs at once in this process.")
+    lease_seconds: float = Field(15.0, gt=0, description="A worker that is silent for so long has lost its job.")
+    retry_delays: Annotated[tuple[float, ...], NoDecode] = Field(
+        (10.0, 60.0, 300.0), description="Seconds before each retry, comma separated; their number is the limit."
+    )
+    retry_jitter: float = Field(0.2, ge=0, le=1, description="Share by which each delay is spread, both ways.")
+    max_worker_losses: int = Field(10, ge=0, description="Workers that may die under one job before it fails.")
+    max_timeout_seconds: float = Field(1500.0, gt=0, description="Cap and default of a job's timeout_seconds.")
+    stop_grace_seconds: float = Field(
+        10.0, gt=0, description="How long an interrupted agent may take to say its last word."
+    )
+
+    isolation: Literal["auto", "namespace", "none"] = Field(
+        "auto", description="`namespace` needs bubblewrap; `auto` takes the best that works and says which."
+    )
+    sandbox_readable: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="More directories that runs may read, colon separated (a toolchain outside /usr, say)."
+    )
+    setting_sources: Annotated[tuple[Literal["user", "project", "local"], ...], NoDecode] = Field(
+        (),
+        description="Claude Code's own settings to load from the workspace, comma separated. Hooks and servers in "
+        "them run with full permissions: anything that wrote to the workspace could have put them there.",
+    )
+    model: str | None = Field(None, description="Model of jobs that name none; Claude Code's default otherwise.")
+    agent_api_retries: int = Field(
+        3, ge=0, le=10, description="Tries that Claude Code itself makes again for one API call."
+    )
+
+    archive_exclude: Annotated[tuple[str, ...], NoDecode] = Field(
+        (".git", "node_modules", ".cache", "dist"), description="Names left out of archives, comma separated."
+    )
+    max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest JSON body of a request.")
+    max_archive_bytes: int = Field(512 * 1024 * 1024, ge=1024, description="Largest archive of an upload.")
+
+    webhook_secret: SecretStr | None = Field(
+        None, description="`whsec_...`; made once and kept as `webhook-secret` in the data directory if unset."
+    )
+    callback_allow_http: bool = Field(False, description="Accept http:// callback URLs.")
+    callback_allow_private: Annotated[tuple[Network, ...], NoDecode] = Field(
+        (), description="Networks, as CIDR, comma separated, that webhooks may go to although they are private."
+    )
+
+    @field_validator("retry_delays", "archive_exclude", "callback_allow_private", "setting_sources", mode="before")
+    @classmethod
+    def _split_commas(cls, value: Any) -> Any:
+        return _split(value, ",")
+
+    @field_validator("sandbox_readable", mode="before")
+    @classmethod
+    def _split_colons(cls, value: Any) -> Any:
+        return _split(value, ":")
+
+    @field_validator("data")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        return RetryPolicy(
+            delays=self.retry_delays, jitter=self.retry_jitter, max_losses=self.max_worker_losses
+        )
+
+    @property
+    def callback_policy(self) -> CallbackPolicy:
+        return CallbackPolicy(
+            allow_http=self.callback_allow_http, allow_private=self.callback_allow_private
+        )
+
+
+def load(**overrides: Any) -> Settings:
+    """Settings from the environment, with the overrides (a command line's) on top; None overrides nothing.
+
+    Secrets are removed from the environment afterwards, so that no child can inherit them. Raises
+    SettingsError.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from None
+    for name in SECRETS:
+        os.environ.pop(name, None)
+    return settings
+
+
+def child_environment() -> Mapping[str, str]:
+    """The environment for a service that we start as a child: ours, without a copy of anyone's secrets."""
+    return {name: value for name, value in os.environ.items() if name not in SECRETS}
+
+
+def _split(value: Any, separator: str) -> Any:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(separator) if part.strip())
+    return value
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False):
+        field = str(problem["loc"][0])
+        known = field.lower() in Settings.model_fields
+        name = f"OVERNIGHT_{field.upper()}" if known and not field.startswith("anthropic_") else field.upper()
+        lines.append(f"{name}: {problem['msg']}")
+    return "wrong setting: " + "; ".join(lines)
