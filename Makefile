@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test lint types check bench lock clean
+.PHONY: help install dev demo test lint types bench docs lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ types: dev  ## Strict type checking
 
 bench: dev  ## Measure the HTTP hot path; see bench/README.md
 	$(BIN)/python bench/http.py
+
+docs: dev  ## Write the pages that are made from the code
+	$(BIN)/python scripts/settings_page.py > docs/settings.md
 
 lock:  ## Write the lock files anew (needs uv)
 	uv pip compile -q --universal --generate-hashes --no-annotate --no-header --python-version 3.11 pyproject.toml -o requirements.lock

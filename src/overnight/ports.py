@@ -23,7 +23,6 @@ from overnight.domain.job import (
 from overnight.domain.outcome import Outcome
 from overnight.domain.transitions import Admit, Decide
 
-
 T = TypeVar("T")
 
 
@@ -43,12 +42,40 @@ class Created:
     replayed: bool
 
 
+class StorageError(Exception):
+    """The store could not do what it was asked; the message can be shown to users.
+
+    StorageError
+    ├── StorageFull      the disk is full: nothing was written, the next write may succeed
+    ├── StorageBusy      another program holds the file: nothing was written, the next write may succeed
+    ├── StorageFailed    the disk failed: whether it was written is unknown, and no further write is taken
+    └── SchemaTooNew     the file was written by a newer version of overnight
+    """
+
+
+class StorageFull(StorageError):
+    pass
+
+
+class StorageBusy(StorageError):
+    pass
+
+
+class StorageFailed(StorageError):
+    pass
+
+
+class SchemaTooNew(StorageError):
+    pass
+
+
 class JobStore(Protocol):
     """The truth about jobs and sessions. `change` is an atomic read-modify-write; every rule is in `decide`.
 
     - All of a Change (job, session, events, deliveries) is written in one transaction, durable on return.
     - `decide` may be called more than once (compare-and-swap); it must be pure. If it raises, nothing is
       written and the exception goes on to the caller. If it returns None, nothing is written.
+    - Every method may raise StorageError.
     - After a commit, watchers of the topics `job:{job_id}` are woken, and of `deliveries` if some are owed.
     """
 
@@ -291,6 +318,10 @@ class Agent(Protocol):
         - A run that was stopped returns `Ending.INTERRUPTED` with what it cost so far: the caller knows why.
         - When this returns or raises, no process of the run is alive. It raises only CancelledError.
         """
+        ...
+
+    async def reap(self, root: Path) -> None:
+        """Kill whatever the run that last used this workspace root left alive (its worker died, or froze)."""
         ...
 
 

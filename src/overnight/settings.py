@@ -6,14 +6,13 @@ The plan's own names work as they are (`ANTHROPIC_API_KEY`, `ANTHROPIC_BASE_URL`
 
 import ipaddress
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from overnight.domain.callback_url import CallbackPolicy
+from overnight.domain.address import CallbackPolicy
 from overnight.domain.retry import RetryPolicy
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -33,12 +32,18 @@ class Settings(BaseSettings):
         env_prefix="OVERNIGHT_", frozen=True, extra="ignore", populate_by_name=True, hide_input_in_errors=True
     )
 
-    anthropic_api_key: SecretStr | None = Field(None, validation_alias=AliasChoices("ANTHROPIC_API_KEY"))
+    anthropic_api_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("ANTHROPIC_API_KEY"),
+        description="The real key. It stays in the worker: runs get a token of their own.",
+    )
     anthropic_auth_token: SecretStr | None = Field(
         None, validation_alias=AliasChoices("ANTHROPIC_AUTH_TOKEN"), description="Sent as a bearer token instead."
     )
     anthropic_base_url: str = Field(
-        "https://api.anthropic.com", validation_alias=AliasChoices("ANTHROPIC_BASE_URL")
+        "https://api.anthropic.com",
+        validation_alias=AliasChoices("ANTHROPIC_BASE_URL"),
+        description="The upstream that runs' API calls are passed on to.",
     )
 
     data: Path = Field(
@@ -47,6 +52,11 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address that the API listens on.")
     port: int = Field(8080, ge=0, le=65535, description="Port of the API; 0 takes a free one.")
     url: str | None = Field(None, description="The service that the command line and the client talk to.")
+    allow_public: bool = Field(
+        False,
+        description="Serve on an address that is not loopback. There are no API keys yet: whoever reaches it can "
+        "run anything.",
+    )
     rehearsal: bool = Field(
         False, description="Use the built-in rehearsal API instead of Anthropic's: no key, no cost, no model."
     )
@@ -135,11 +145,6 @@ def load(**overrides: Any) -> Settings:
     for name in SECRETS:
         os.environ.pop(name, None)
     return settings
-
-
-def child_environment() -> Mapping[str, str]:
-    """The environment for a service that we start as a child: ours, without a copy of anyone's secrets."""
-    return {name: value for name, value in os.environ.items() if name not in SECRETS}
 
 
 def _split(value: Any, separator: str) -> Any:

@@ -1,0 +1,60 @@
+"""A session as a plain zip: pack it, look into it, restore it. Blocking calls: run them in a thread."""
+
+from overnight.archive.durable import fsync_directory, whole_file
+from overnight.archive.listing import EntryContent, inspect, read_entry
+from overnight.archive.model import (
+    DEFAULT_EXCLUDE,
+    OWN,
+    OWN_CAPS,
+    RESERVED,
+    SESSION_ENTRY,
+    TRANSCRIPT_PREFIX,
+    UPLOAD,
+    ArchiveRefused,
+    Caps,
+    Entry,
+    EntryMissing,
+    Kind,
+    LeftOut,
+    Listing,
+    Omission,
+    Packed,
+    Part,
+    Profile,
+    Refusal,
+    Unpacked,
+)
+from overnight.archive.pack import pack
+from overnight.archive.trees import remove_tree
+from overnight.archive.unpack import unpack
+
+__all__ = [
+    "DEFAULT_EXCLUDE",
+    "OWN",
+    "OWN_CAPS",
+    "RESERVED",
+    "SESSION_ENTRY",
+    "TRANSCRIPT_PREFIX",
+    "UPLOAD",
+    "ArchiveRefused",
+    "Caps",
+    "Entry",
+    "EntryContent",
+    "EntryMissing",
+    "Kind",
+    "LeftOut",
+    "Listing",
+    "Omission",
+    "Packed",
+    "Part",
+    "Profile",
+    "Refusal",
+    "Unpacked",
+    "fsync_directory",
+    "inspect",
+    "pack",
+    "read_entry",
+    "remove_tree",
+    "unpack",
+    "whole_file",
+]

@@ -57,7 +57,8 @@ _NOT_PUBLIC_V6 = tuple(
         "3fff::/20",
     )
 )
-_LOOPBACK: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
+_LOOPBACK_V4 = IPv4Network("127.0.0.0/8")
+_LOOPBACK_V6 = IPv6Network("::1/128")
 _NAMED_ALONE: tuple[Network, ...] = (
     IPv4Network("0.0.0.0/8"),  # Linux takes 0.0.0.0 for loopback
     IPv4Network("169.254.0.0/16"),
@@ -85,12 +86,12 @@ def unwrapped(address: Address) -> Address:
 
 
 def is_public(address: Address) -> bool:
-    """Whether it is a plain unicast address of the Internet."""
+    """Whether it is a plain unicast address of the Internet. One with a scope id never is."""
+    if _has_scope(address):
+        return False
     address = unwrapped(address)
     if isinstance(address, IPv4Address):
         return address.is_global and not _within(address, _NOT_PUBLIC_V4)
-    if address.scope_id is not None:
-        return False
     return address.is_global and address in _UNICAST_V6 and not _within(address, _NOT_PUBLIC_V6)
 
 
@@ -106,7 +107,7 @@ def is_opened(address: Address, policy: CallbackPolicy) -> bool:
     metadata addresses need one that names them alone (/32 or /128). Behind the NAT64 prefix, the IPv4
     address that is meant must pass too.
     """
-    if isinstance(address, IPv6Address) and address.scope_id is not None:
+    if _has_scope(address):
         return False
     address = unwrapped(address)
     if not any(_opens(network, address) for network in policy.allow_private):
@@ -124,15 +125,19 @@ def opens_loopback(policy: CallbackPolicy) -> bool:
 def _opens(network: Network, address: Address) -> bool:
     if address not in network:
         return False
-    if _within(address, _LOOPBACK):
+    if address in _LOOPBACK_V4 or address in _LOOPBACK_V6:
         return _inside_loopback(network)
     return network.num_addresses == 1 or not _within(address, _NAMED_ALONE)
 
 
 def _inside_loopback(network: Network) -> bool:
     if isinstance(network, IPv4Network):
-        return any(isinstance(loop, IPv4Network) and network.subnet_of(loop) for loop in _LOOPBACK)
-    return any(isinstance(loop, IPv6Network) and network.subnet_of(loop) for loop in _LOOPBACK)
+        return network.subnet_of(_LOOPBACK_V4)
+    return network.subnet_of(_LOOPBACK_V6)
+
+
+def _has_scope(address: Address) -> bool:
+    return isinstance(address, IPv6Address) and address.scope_id is not None
 
 
 def _within(address: Address, networks: tuple[Network, ...]) -> bool:

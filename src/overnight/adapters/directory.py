@@ -1,0 +1,168 @@
+"""Archives as files below one directory."""
+
+import asyncio
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from overnight.archive.durable import fsync_directory, fsync_file, whole_file
+from overnight.archive.names import check_name, check_prefix
+from overnight.ports import ArchiveConflict, ArchiveMissing, StoredArchive
+
+_BLOCK = 1 << 20
+_NO_HARD_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
+"""Another file system, or one without hard links: then bytes are copied."""
+
+
+class DirectoryArchives:
+    """One file per archive, and beside it `.<file>.sha256` in the format of `sha256sum`.
+
+    An alias is a second (hard) link without such a record. What is not yet whole lies in `.incoming`.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    async def put(self, name: str, source: Path) -> StoredArchive:
+        """The source is taken over: it is gone afterwards."""
+        return await asyncio.to_thread(self._put, check_name(name), source)
+
+    async def fetch(self, name: str, target: Path) -> StoredArchive:
+        """Also raises OSError (EIO) if the bytes are no longer those that were put."""
+        return await asyncio.to_thread(self._fetch, check_name(name), target)
+
+    async def publish(self, name: str, alias: str) -> None:
+        await asyncio.to_thread(self._publish, check_name(name), check_name(alias))
+
+    async def delete(self, name: str) -> None:
+        await asyncio.to_thread(self._delete, check_name(name))
+
+    async def names(self, prefix: str) -> Sequence[str]:
+        return await asyncio.to_thread(self._names, check_prefix(prefix))
+
+    def _put(self, name: str, source: Path) -> StoredArchive:
+        with self._incoming() as incoming:
+            _link_or_copy(source, incoming)
+            fsync_file(incoming)
+            size, sha256 = _measure(incoming)
+            self._claim(name, incoming, sha256)
+        # Not before all is durable. And never kept: another name for the same bytes could change them.
+        source.unlink(missing_ok=True)
+        return StoredArchive(name=name, size=size, sha256=sha256)
+
+    def _claim(self, name: str, incoming: Path, sha256: str) -> None:
+        path = self._root / name
+        if not self._take_name(path, incoming) and _measure(path)[1] != sha256:
+            raise ArchiveConflict("An archive of that name is already stored, with other content.")
+        with whole_file(_record_of(path)) as record:
+            record.write(f"{sha256}  {path.name}\n".encode())
+        self._sync(path.parent)
+
+    def _take_name(self, path: Path, incoming: Path) -> bool:
+        """Whether the name was free. A link, unlike a rename, never replaces anything."""
+        while True:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                path.hardlink_to(incoming)
+            except FileExistsError:
+                return False
+            except FileNotFoundError:
+                if not incoming.exists():
+                    raise
+                continue  # `delete` has just removed the directory, which had become empty
+            except OSError as error:
+                if error.errno not in _NO_HARD_LINK:
+                    raise
+                if path.exists():
+                    return False
+                incoming.replace(path)
+            return True
+
+    def _fetch(self, name: str, target: Path) -> StoredArchive:
+        path = self._root / name
+        digest = hashlib.sha256()
+        try:
+            archive = path.open("rb")
+        except FileNotFoundError:
+            raise ArchiveMissing("There is no archive of that name.") from None
+        with archive, whole_file(target, durable=False) as copy:
+            while block := archive.read(_BLOCK):
+                digest.update(block)
+                copy.write(block)
+            size, sha256 = copy.tell(), digest.hexdigest()
+            if _recorded(path) not in {None, sha256}:
+                raise OSError(errno.EIO, "The archive no longer has the checksum it was stored with", name)
+        return StoredArchive(name=name, size=size, sha256=sha256)
+
+    def _publish(self, name: str, alias: str) -> None:
+        shown = self._root / alias
+        with self._incoming() as incoming:
+            try:
+                _link_or_copy(self._root / name, incoming)
+            except FileNotFoundError:
+                raise ArchiveMissing("There is no archive of that name.") from None
+            fsync_file(incoming)
+            shown.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _record_of(shown).unlink(missing_ok=True)
+            incoming.replace(shown)
+        self._sync(shown.parent)
+
+    def _delete(self, name: str) -> None:
+        path = self._root / name
+        path.unlink(missing_ok=True)
+        _record_of(path).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            fsync_directory(path.parent)
+        with suppress(OSError):  # not empty, or already gone
+            path.parent.rmdir()
+
+    def _names(self, prefix: str) -> list[str]:
+        found = (self._root / prefix.rpartition("/")[0]).rglob("[!.]*.zip")
+        names = [path.relative_to(self._root).as_posix() for path in found]
+        return sorted(name for name in names if name.startswith(prefix))
+
+    @contextmanager
+    def _incoming(self) -> Iterator[Path]:
+        """A free name on the store's file system; what is left under it is removed."""
+        place = self._root / ".incoming"
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place) as scratch:
+            yield Path(scratch) / "archive"
+
+    def _sync(self, directory: Path) -> None:
+        """Directories just made are names in their parents: all up to the root."""
+        fsync_directory(directory)
+        while directory != self._root:
+            directory = directory.parent
+            fsync_directory(directory)
+
+
+def _record_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.sha256")
+
+
+def _recorded(path: Path) -> str | None:
+    try:
+        return _record_of(path).read_text("ascii").split()[0]
+    except FileNotFoundError:
+        return None
+
+
+def _measure(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return file.tell(), sha256
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINK:
+            raise
+        shutil.copyfile(source, target)

@@ -1,0 +1,48 @@
+"""Archives in memory, for tests."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from overnight.archive.names import check_name, check_prefix
+from overnight.ports import ArchiveConflict, ArchiveMissing, StoredArchive
+
+
+class MemoryArchives:
+    def __init__(self) -> None:
+        self._contents: dict[str, bytes] = {}
+
+    async def put(self, name: str, source: Path) -> StoredArchive:
+        """The source is taken over: it is gone afterwards."""
+        check_name(name)
+        content = await asyncio.to_thread(source.read_bytes)
+        if self._contents.setdefault(name, content) != content:
+            raise ArchiveConflict("An archive of that name is already stored, with other content.")
+        await asyncio.to_thread(source.unlink, missing_ok=True)
+        return _described(name, content)
+
+    async def fetch(self, name: str, target: Path) -> StoredArchive:
+        content = self._content(check_name(name))
+        await asyncio.to_thread(target.write_bytes, content)
+        return _described(name, content)
+
+    async def publish(self, name: str, alias: str) -> None:
+        self._contents[check_name(alias)] = self._content(check_name(name))
+
+    async def delete(self, name: str) -> None:
+        self._contents.pop(check_name(name), None)
+
+    async def names(self, prefix: str) -> Sequence[str]:
+        check_prefix(prefix)
+        return sorted(name for name in self._contents if name.startswith(prefix))
+
+    def _content(self, name: str) -> bytes:
+        try:
+            return self._contents[name]
+        except KeyError:
+            raise ArchiveMissing("There is no archive of that name.") from None
+
+
+def _described(name: str, content: bytes) -> StoredArchive:
+    return StoredArchive(name=name, size=len(content), sha256=hashlib.sha256(content).hexdigest())

@@ -1,0 +1,99 @@
+"""The tables, as numbered migrations: `PRAGMA user_version` is how many of them a file has had.
+
+- `body` is the JSON of the domain value; the other columns are what is searched for, and nothing else.
+- `jobs.result` holds what can be large, as the last column, so that listings never read it.
+- `open_or_failed` leaves completed jobs out: it stays small however many there are (facts: queue 6).
+- `sessions.due_at` is when the first job of the line may start, NULL unless that job is queued. So a job that
+  waits behind another one is in no index that the sweep reads.
+"""
+
+import apsw
+
+from overnight.adapters.sqlite.errors import SchemaTooNew
+
+FIRST = """
+CREATE TABLE sessions (
+    session_id  TEXT PRIMARY KEY,
+    created_at  REAL NOT NULL,
+    erased_at   REAL,
+    head        TEXT,
+    due_at      REAL,
+    body        BLOB NOT NULL
+) STRICT;
+CREATE INDEX sessions_listed ON sessions (created_at, session_id) WHERE erased_at IS NULL;
+CREATE INDEX sessions_erasing ON sessions (erased_at) WHERE erased_at IS NOT NULL;
+CREATE INDEX sessions_due ON sessions (due_at) WHERE due_at IS NOT NULL;
+
+CREATE TABLE jobs (
+    seq           INTEGER PRIMARY KEY,
+    job_id        TEXT NOT NULL UNIQUE,
+    session_id    TEXT NOT NULL,
+    status        TEXT NOT NULL,
+    available_at  REAL NOT NULL,
+    body          BLOB NOT NULL,
+    result        BLOB
+) STRICT;
+CREATE INDEX jobs_of_session ON jobs (session_id, job_id);
+CREATE INDEX jobs_open_or_failed ON jobs (status, job_id) WHERE status <> 'completed';
+
+CREATE TABLE requests (
+    job_id  TEXT PRIMARY KEY,
+    body    BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE events (
+    job_id  TEXT NOT NULL,
+    seq     INTEGER NOT NULL,
+    body    BLOB NOT NULL,
+    PRIMARY KEY (job_id, seq)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE deliveries (
+    seq          INTEGER PRIMARY KEY,
+    delivery_id  TEXT NOT NULL UNIQUE,
+    job_id       TEXT NOT NULL,
+    owed_at      REAL,
+    body         BLOB NOT NULL
+) STRICT;
+CREATE INDEX deliveries_of_job ON deliveries (job_id);
+CREATE INDEX deliveries_owed ON deliveries (owed_at) WHERE owed_at IS NOT NULL;
+
+CREATE TABLE idempotency (
+    key          TEXT PRIMARY KEY,
+    fingerprint  TEXT NOT NULL,
+    job_id       TEXT NOT NULL,
+    created_at   REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX idempotency_age ON idempotency (created_at);
+CREATE INDEX idempotency_of_job ON idempotency (job_id);
+
+CREATE TABLE bells (
+    job_id      TEXT PRIMARY KEY,
+    visible_at  REAL NOT NULL,
+    receipt     TEXT,
+    rung        INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+CREATE INDEX bells_due ON bells (visible_at);
+"""
+
+MIGRATIONS = (FIRST,)
+"""Append only: a file that has had one of them never has it again."""
+
+
+def migrate(connection: apsw.Connection) -> None:
+    """Bring the file up to date, all or nothing. Raises SchemaTooNew."""
+    with connection:
+        version = version_of(connection)
+        if version > len(MIGRATIONS):
+            raise SchemaTooNew(
+                "the data directory was written by a newer version of overnight, and nothing in it was changed: "
+                "start that version, or give this one another data directory"
+            )
+        for migration in MIGRATIONS[version:]:
+            connection.execute(migration)
+        if version < len(MIGRATIONS):
+            connection.pragma("user_version", len(MIGRATIONS))
+
+
+def version_of(connection: apsw.Connection) -> int:
+    return int(connection.pragma("user_version"))

@@ -1,0 +1,170 @@
+"""From the messages of the SDK to the events of a job: pure, and never an error, whatever comes."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from claude_agent_sdk import (
+    AssistantMessage,
+    RateLimitEvent,
+    ResultMessage,
+    ServerToolResultBlock,
+    ServerToolUseBlock,
+    SystemMessage,
+    TextBlock,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    UserMessage,
+)
+
+TEXT_LIMIT = 64 * 1024
+"""Characters of one string in an event. The transcript has all of it."""
+
+DEPTH_LIMIT = 60
+
+EventDraft = tuple[str, dict[str, Any]]
+
+
+def events_of(message: Any) -> list[EventDraft]:
+    """`(type, data)` of each event that the message makes; data is JSON-safe and bounded."""
+    make = _MAKERS.get(type(message), _unknown)
+    return [(kind, safe_mapping(fields)) for kind, fields in make(message)]
+
+
+def safe_mapping(value: Mapping[Any, Any]) -> dict[str, Any]:
+    return {_text(str(key)): json_safe(item, 1) for key, item in value.items()}
+
+
+def json_safe(value: Any, depth: int = 0) -> Any:
+    """The same as JSON can say it: long strings are cut, lone surrogates and NaN are replaced."""
+    if depth > DEPTH_LIMIT:
+        return "[nested too deeply]"
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {_text(str(key)): json_safe(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_safe(item, depth + 1) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return json_safe({f.name: getattr(value, f.name) for f in dataclasses.fields(value)}, depth + 1)
+    return f"[{type(value).__name__}]"
+
+
+def _text(text: str) -> str:
+    if len(text) > TEXT_LIMIT:
+        text = f"{text[:TEXT_LIMIT]}\n[cut: {TEXT_LIMIT} of {len(text)} characters]"
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _assistant(message: AssistantMessage) -> list[EventDraft]:
+    drafts = [_block(block) for block in message.content]
+    if message.error is not None:
+        drafts.append(("agent.error", {"error": message.error}))
+    return _with_parent(drafts, message.parent_tool_use_id)
+
+
+def _user(message: UserMessage) -> list[EventDraft]:
+    if isinstance(message.content, str):
+        return []  # a prompt, which the job holds already
+    results = [block for block in message.content if isinstance(block, ToolResultBlock)]
+    return _with_parent([_block(block) for block in results], message.parent_tool_use_id)
+
+
+def _with_parent(drafts: list[EventDraft], parent: str | None) -> list[EventDraft]:
+    """Mark what a subagent did with the tool call that started it."""
+    return drafts if parent is None else [(kind, {**fields, "parent_id": parent}) for kind, fields in drafts]
+
+
+def _block(block: Any) -> EventDraft:
+    match block:
+        case TextBlock():
+            return "agent.text", {"text": block.text}
+        case ThinkingBlock():
+            return "agent.thinking", {"text": block.thinking}
+        case ToolUseBlock() | ServerToolUseBlock():
+            return "tool.started", {"id": block.id, "name": block.name, "input": block.input}
+        case ToolResultBlock():
+            failed = bool(block.is_error)
+            return "tool.finished", {"id": block.tool_use_id, "is_error": failed, "content": block.content}
+        case ServerToolResultBlock():
+            return "tool.finished", {"id": block.tool_use_id, "is_error": False, "content": block.content}
+        case _:
+            return "agent.message", {"kind": type(block).__name__}
+
+
+def _system(message: SystemMessage) -> list[EventDraft]:
+    fields = {key: value for key, value in message.data.items() if key not in _ENVELOPE}
+    match message.subtype:
+        case "init":
+            return [("agent.started", _started(message.data))]
+        case "api_retry" | "model_fallback":
+            return [(f"agent.{message.subtype}", fields)]
+        case _:
+            return [("agent.system", {"subtype": message.subtype, **fields})]
+
+
+_ENVELOPE = frozenset({"type", "subtype", "uuid", "session_id"})
+
+
+def _started(init: Mapping[str, Any]) -> dict[str, Any]:
+    tools = init.get("tools")
+    return {
+        "model": init.get("model"),
+        "tools": len(tools) if isinstance(tools, list) else 0,
+        "cwd": init.get("cwd"),
+        "cli_version": init.get("claude_code_version"),
+    }
+
+
+def _rate_limit(event: RateLimitEvent) -> list[EventDraft]:
+    limit = event.rate_limit_info
+    return [
+        (
+            "agent.rate_limit",
+            {"status": limit.status, "limit": limit.rate_limit_type, "resets_at": limit.resets_at},
+        )
+    ]
+
+
+def _result(message: ResultMessage) -> list[EventDraft]:
+    return [
+        (
+            "agent.result",
+            {
+                "subtype": message.subtype,
+                "is_error": message.is_error,
+                "terminal_reason": message.terminal_reason,
+                "api_error_status": message.api_error_status,
+                "num_turns": message.num_turns,
+                "duration_ms": message.duration_ms,
+                "usage": message.usage,
+                "session_cost_usd": message.total_cost_usd,
+                "permission_denials": len(message.permission_denials or ()),
+            },
+        )
+    ]
+
+
+def _unknown(message: Any) -> list[EventDraft]:
+    """A kind that this version does not know. Subclasses of SystemMessage (tasks, hooks) come here too."""
+    if isinstance(message, SystemMessage):
+        return _system(message)
+    fields = json_safe(message)
+    return [
+        ("agent.message", {"kind": type(message).__name__, **(fields if isinstance(fields, dict) else {})})
+    ]
+
+
+_MAKERS: Mapping[type, Callable[[Any], list[EventDraft]]] = {
+    AssistantMessage: _assistant,
+    UserMessage: _user,
+    SystemMessage: _system,
+    RateLimitEvent: _rate_limit,
+    ResultMessage: _result,
+}

@@ -1,0 +1,247 @@
+"""What a run came to: one pure function from what was seen of it to an Outcome.
+
+The table follows what was measured of Claude Code (facts: claude-code 8). Which failure is tried again is not
+decided here but in `domain/retry.py`.
+"""
+
+import errno
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from claude_agent_sdk import (
+    AssistantMessage,
+    CLIConnectionError,
+    CLIJSONDecodeError,
+    ProcessError,
+    RateLimitEvent,
+    ResultMessage,
+    SystemMessage,
+)
+
+from overnight.domain.errors import ErrorCode
+from overnight.domain.job import Usage
+from overnight.domain.outcome import Ending, Outcome, failed
+
+KEPT = "The files and the conversation are kept as they were left."
+DETAIL_LIMIT = 400
+"""Characters of what the API or the CLI said that go into a message."""
+STDERR_LINES = 20
+
+
+@dataclass(slots=True)
+class Record:
+    """What was seen of a run. `unreachable` and `resets_at` also come from the gateway, which sees the API."""
+
+    result: ResultMessage | None = None
+    error: Exception | None = None
+    rejected: bool = False
+    unreachable: bool = False
+    resets_at: float | None = None
+    stderr: deque[str] = field(default_factory=lambda: deque(maxlen=STDERR_LINES))
+    usage_by_message: dict[str, Usage] = field(default_factory=dict)
+
+    def note(self, message: Any) -> None:
+        match message:
+            case ResultMessage():
+                self.result = message
+            case SystemMessage(subtype="api_retry"):
+                # Claude Code would try a refused key ten times, for three minutes.
+                self.rejected = self.rejected or message.data.get("error_status") == 401
+            case RateLimitEvent() if message.rate_limit_info.resets_at is not None:
+                self.resets_at = float(message.rate_limit_info.resets_at)
+            case AssistantMessage(message_id=str(identity), usage=dict(usage)):
+                self.usage_by_message[identity] = _usage(usage)
+            case _:
+                pass
+
+    @property
+    def conversation_missing(self) -> bool:
+        """The CLI was to resume a conversation of which it has nothing (it died before it wrote a line)."""
+        result = self.result
+        said = [*((result.errors or ()) if result else ()), *self.stderr, str(self.error or "")]
+        return any("No conversation found" in text for text in said)
+
+
+def outcome_of(record: Record, *, stopped: bool, wants_structure: bool, secret: str = "") -> Outcome:
+    """`secret` is blanked out of every message."""
+    bare = _bare_outcome(record, stopped=stopped, wants_structure=wants_structure)
+    message = bare.message.replace(secret, "[token]") if bare.message and secret else bare.message
+    result = record.result
+    return Outcome(
+        ending=bare.ending,
+        result=bare.result,
+        structured_output=bare.structured_output,
+        code=bare.code,
+        message=message,
+        resume_at=record.resets_at if bare.code is ErrorCode.RATE_LIMITED else None,
+        usage=_usage_so_far(record),
+        num_turns=result.num_turns if result else 0,
+        session_cost_usd=result.total_cost_usd if result else None,
+    )
+
+
+def _bare_outcome(record: Record, *, stopped: bool, wants_structure: bool) -> Outcome:
+    result = record.result
+    if result is not None and not result.is_error and result.subtype == "success":
+        # Also if it was told to stop in its last moment: work that is done and paid for counts.
+        return _done(result, wants_structure)
+    if stopped:
+        return Outcome(ending=Ending.INTERRUPTED)
+    if record.rejected:
+        return _refused_key()
+    if result is not None:
+        return _failed_result(result, record)
+    if record.error is not None:
+        return _failed_process(record.error, record)
+    return failed(
+        ErrorCode.NO_RESULT,
+        f"Claude Code ended without a result. {KEPT} {_last_words(record)}It is tried again; "
+        "if that does not help, look at the events of the job.",
+    )
+
+
+def _done(result: ResultMessage, wants_structure: bool) -> Outcome:
+    if wants_structure and result.structured_output is None:
+        return failed(
+            ErrorCode.STRUCTURED_OUTPUT_MISSING,
+            f"Claude Code finished, but without output in the form of output_schema. {KEPT} "
+            "Make the schema simpler, or ask for the output in a next job of the session.",
+        )
+    return Outcome(ending=Ending.DONE, result=result.result or "", structured_output=result.structured_output)
+
+
+def _failed_result(result: ResultMessage, record: Record) -> Outcome:
+    said = _said(result)
+    if result.subtype == "error_max_turns":
+        return failed(
+            ErrorCode.MAX_TURNS,
+            f"Claude Code used up its turns (max_turns). {KEPT} Go on with a next job of the session.",
+        )
+    if result.subtype == "error_max_budget_usd":
+        return failed(
+            ErrorCode.BUDGET_EXCEEDED,
+            f"The run cost more than max_budget_usd. {KEPT} Go on with a next job of the session.",
+        )
+    if result.subtype == "error_max_structured_output_retries":
+        return _done(result, wants_structure=True)
+    if "prompt is too long" in said.lower():
+        return _api_failure(413, said)
+    if "not logged in" in said.lower():
+        return _refused_key()
+    if record.unreachable or (result.api_error_status is None and _is_network(said)):
+        return failed(
+            ErrorCode.API_UNREACHABLE,
+            f"The API could not be reached. {KEPT} It is tried again; check ANTHROPIC_BASE_URL and the network "
+            "of the service.",
+        )
+    if result.api_error_status is not None:
+        return _api_failure(result.api_error_status, said)
+    return failed(
+        ErrorCode.API_ERROR if result.terminal_reason == "api_error" else ErrorCode.AGENT_CRASHED,
+        f"Claude Code ended with an error ({result.terminal_reason or result.subtype}): {said} {KEPT}",
+    )
+
+
+_BY_STATUS: Mapping[int, ErrorCode] = {
+    401: ErrorCode.AUTHENTICATION,
+    402: ErrorCode.PERMISSION,
+    403: ErrorCode.PERMISSION,
+    404: ErrorCode.MODEL_NOT_FOUND,
+    413: ErrorCode.PROMPT_TOO_LONG,
+    429: ErrorCode.RATE_LIMITED,
+    503: ErrorCode.OVERLOADED,
+    529: ErrorCode.OVERLOADED,
+}
+
+_ADVICE: Mapping[ErrorCode, str] = {
+    ErrorCode.AUTHENTICATION: "Give the service a valid ANTHROPIC_API_KEY, then retry the job.",
+    ErrorCode.PERMISSION: "The account behind the service's key may not do this, or has no credit; ask its owner.",
+    ErrorCode.MODEL_NOT_FOUND: "Choose another model: the API does not know this one, or the key may not use it.",
+    ErrorCode.PROMPT_TOO_LONG: "Send a shorter prompt, or put the text into a file of the session.",
+    ErrorCode.RATE_LIMITED: "The job goes on when the limit is over.",
+    ErrorCode.OVERLOADED: "It is tried again.",
+    ErrorCode.API_ERROR: "It is tried again.",
+    ErrorCode.INVALID_REQUEST: "The same job would fail again: change what the API complains about.",
+}
+
+
+def code_of_status(status: int) -> ErrorCode:
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
+    return ErrorCode.INVALID_REQUEST if 400 <= status < 500 else ErrorCode.API_ERROR
+
+
+def _api_failure(status: int, said: str) -> Outcome:
+    code = code_of_status(status)
+    return failed(code, f"The API answered {status}: {said} {KEPT} {_ADVICE[code]}")
+
+
+def _refused_key() -> Outcome:
+    code = ErrorCode.AUTHENTICATION
+    return failed(code, f"The API refused the key of the service, or it has none. {KEPT} {_ADVICE[code]}")
+
+
+def _failed_process(error: Exception, record: Record) -> Outcome:
+    last = _last_words(record)
+    match error:
+        case CLIJSONDecodeError():
+            return failed(
+                ErrorCode.OUTPUT_TOO_LARGE,
+                f"One message of Claude Code was too large to read, or broken. {KEPT} {last}"
+                "Let the agent write large output to files.",
+            )
+        case ProcessError():
+            exit_code = f" (exit code {error.exit_code})" if error.exit_code is not None else ""
+            return failed(
+                ErrorCode.AGENT_CRASHED,
+                f"Claude Code ended on its own{exit_code}. {KEPT} {last}It is tried again.",
+            )
+        case CLIConnectionError() if (
+            isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.E2BIG
+        ):
+            return failed(
+                ErrorCode.INVALID_REQUEST,
+                "The tool lists or the output_schema are too large for the agent (128 KiB each). Make them smaller.",
+            )
+        case _:
+            return failed(
+                ErrorCode.AGENT_NOT_STARTED,
+                f"Claude Code could not be started or did not answer. {KEPT} {last}It is tried again; "
+                "`overnight doctor` shows what is missing.",
+            )
+
+
+def _said(result: ResultMessage) -> str:
+    text = "; ".join(result.errors or ()) or result.result or result.subtype
+    return text if len(text) <= DETAIL_LIMIT else f"{text[:DETAIL_LIMIT]}..."
+
+
+def _is_network(said: str) -> bool:
+    return any(word in said for word in ("ECONNREFUSED", "ENOTFOUND", "ECONNRESET", "EAI_AGAIN", "ETIMEDOUT"))
+
+
+def _last_words(record: Record) -> str:
+    text = " | ".join(record.stderr)
+    return f"Its last words: {text[-DETAIL_LIMIT:]}. " if text else ""
+
+
+def _usage_so_far(record: Record) -> Usage:
+    """The result counts the run; without one, the messages that came do."""
+    if record.result is not None and record.result.usage is not None:
+        return _usage(record.result.usage)
+    return sum(record.usage_by_message.values(), Usage())
+
+
+def _usage(usage: Mapping[str, Any]) -> Usage:
+    def count(name: str) -> int:
+        value = usage.get(name)
+        return value if isinstance(value, int) else 0
+
+    return Usage(
+        input_tokens=count("input_tokens"),
+        output_tokens=count("output_tokens"),
+        cache_creation_input_tokens=count("cache_creation_input_tokens"),
+        cache_read_input_tokens=count("cache_read_input_tokens"),
+    )

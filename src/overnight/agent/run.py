@@ -1,0 +1,289 @@
+"""One attempt of a job: Claude Code in its sandbox, from the prompt to the outcome.
+
+The end is the same for every run, also for one that finished well: whatever still lives is killed, and that
+nothing is left is looked at before `run` returns. A run that must stop goes down a ladder: it is asked
+(`interrupt`, so that the conversation is whole and the cost known), waited for, hung up on, killed.
+"""
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import claude_agent_sdk
+from claude_agent_sdk import (
+    ClaudeAgentOptions,
+    ClaudeSDKClient,
+    ClaudeSDKError,
+    CLIConnectionError,
+    CLIJSONDecodeError,
+    ProcessError,
+    ResultMessage,
+)
+
+from overnight.agent import processes
+from overnight.agent.environment import environment
+from overnight.agent.gateway import Gateway, Grant, serve_gateway
+from overnight.agent.isolation import IsolationUnavailable, choose_tier
+from overnight.agent.messages import events_of
+from overnight.agent.options import has_conversation, options_for, set_aside, write_system_prompt
+from overnight.agent.outcome import Record, outcome_of
+from overnight.agent.tiers import RUN_DIRECTORY, Tier
+from overnight.domain.errors import ErrorCode
+from overnight.domain.outcome import Ending, Outcome, failed
+from overnight.ports import Clock, Entropy, RunOrder, Stop
+from overnight.settings import Settings
+
+__all__ = ["ClaudeAgent", "IsolationUnavailable", "claude_agent"]
+
+HANG_UP_SECONDS = 2.0
+"""For the CLI to leave once its input is closed; it needs 0.1 s. After that it is killed."""
+
+Emit = Callable[[str, Mapping[str, Any]], None]
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.asynccontextmanager
+async def claude_agent(settings: Settings, *, clock: Clock, entropy: Entropy) -> AsyncIterator["ClaudeAgent"]:
+    """Choose the tier and start the gateway. Raises IsolationUnavailable, FileNotFoundError (no CLI)."""
+    cli = find_cli()
+    await asyncio.to_thread(settings.data.mkdir, mode=0o700, parents=True, exist_ok=True)
+    tier = await choose_tier(settings.isolation, data=settings.data, readable=settings.sandbox_readable)
+    async with serve_gateway(settings.anthropic_base_url, _credentials(settings), now=clock.now) as gateway:
+        yield ClaudeAgent(settings=settings, tier=tier, gateway=gateway, entropy=entropy, cli=cli)
+
+
+def find_cli() -> Path:
+    """Claude Code as the SDK brings it, else as installed. Raises FileNotFoundError."""
+    bundled = Path(claude_agent_sdk.__file__).parent / "_bundled" / "claude"
+    found = str(bundled) if bundled.is_file() else shutil.which("claude")
+    if found is None:
+        raise FileNotFoundError(
+            "Claude Code is not here: install claude-agent-sdk from a wheel, which brings it"
+        )
+    return Path(found).resolve()
+
+
+def _credentials(settings: Settings) -> dict[str, str]:
+    if settings.anthropic_api_key is not None:
+        return {"x-api-key": settings.anthropic_api_key.get_secret_value()}
+    if settings.anthropic_auth_token is not None:
+        return {"authorization": f"Bearer {settings.anthropic_auth_token.get_secret_value()}"}
+    return {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaudeAgent:
+    """The port `Agent`."""
+
+    settings: Settings
+    tier: Tier
+    gateway: Gateway
+    entropy: Entropy
+    cli: Path
+
+    @property
+    def isolation(self) -> str:
+        return self.tier.name
+
+    async def run(self, order: RunOrder, *, emit: Emit, stop: Stop) -> Outcome:
+        if stop.is_set():
+            return Outcome(ending=Ending.INTERRUPTED)
+        try:
+            return await self._attempt(order, emit, stop)
+        except Exception as error:  # noqa: BLE001 - the port promises an outcome, whatever breaks
+            _log.exception("the run of job %s broke", order.job_id)
+            return failed(
+                ErrorCode.INTERNAL,
+                f"The service could not run the agent ({type(error).__name__}). The session is as it was before "
+                "the job. It is tried again; the log of the service says more.",
+            )
+
+    async def reap(self, root: Path) -> None:
+        """Raises OSError if something cannot be killed: the workspace must not be used then."""
+        await processes.reap(root)
+
+    async def _attempt(self, order: RunOrder, emit: Emit, stop: Stop) -> Outcome:
+        root, token, mark = order.workspace.root, self.entropy.token(), self.entropy.token()
+        wants_structure = order.request.output_schema is not None
+        await processes.reap(root)
+        await asyncio.to_thread(processes.note, root, mark)
+        try:
+            with self.gateway.grant(token) as grant:
+                launch = _Launch(self, order, token, mark)
+                resume = await asyncio.to_thread(has_conversation, order.workspace, order.session_id)
+                record = await launch.once(resume, grant, emit, stop)
+                if resume and record.conversation_missing and not stop.is_set():
+                    await asyncio.to_thread(set_aside, order.workspace, order.session_id)
+                    record = await launch.once(False, grant, emit, stop)
+            return outcome_of(record, stopped=stop.is_set(), wants_structure=wants_structure, secret=token)
+        finally:
+            await _to_the_end(_clean_up(root, mark))
+
+
+@dataclass(frozen=True, slots=True)
+class _Launch:
+    """One start of the CLI (a second one is needed if there was nothing to resume)."""
+
+    agent: ClaudeAgent
+    order: RunOrder
+    token: str
+    mark: str
+
+    async def once(self, resume: bool, grant: Grant, emit: Emit, stop: Stop) -> Record:
+        record = Record()
+        options = await asyncio.to_thread(self._prepare, resume, record)
+        conversation = _Conversation(ClaudeSDKClient(options), self.order.prompt, emit, record)
+        talking = asyncio.create_task(conversation.hold())
+        try:
+            await self._until_over(conversation, talking, stop)
+        finally:
+            await _to_the_end(self._finish(conversation, talking))
+        talking.result()
+        record.unreachable = grant.unreachable
+        record.resets_at = record.resets_at or grant.resets_at
+        return record
+
+    async def _until_over(
+        self, conversation: "_Conversation", talking: "asyncio.Task[None]", stop: Stop
+    ) -> None:
+        told = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({talking, told}, return_when=asyncio.FIRST_COMPLETED)
+            if not talking.done():
+                await conversation.interrupt(talking, self.agent.settings.stop_grace_seconds)
+        finally:
+            told.cancel()
+
+    async def _finish(self, conversation: "_Conversation", talking: "asyncio.Task[None]") -> None:
+        hanging_up = None
+        if conversation.has_result:
+            hanging_up = asyncio.create_task(conversation.client.disconnect())
+            await asyncio.wait({hanging_up}, timeout=HANG_UP_SECONDS)
+        await self._kill(talking)
+        hanging_up = hanging_up or asyncio.create_task(conversation.client.disconnect())
+        await asyncio.wait({hanging_up}, timeout=processes.KILL_SECONDS)
+
+    async def _kill(self, talking: "asyncio.Task[None]") -> None:
+        """Until nothing of the run is left, also if it is only about to start. The conversation ends by itself
+        when the CLI is dead; to cancel it would cut into the SDK's own cleaning up."""
+        deadline = asyncio.get_running_loop().time() + processes.KILL_SECONDS
+        while True:
+            left = await processes.end(self.mark)
+            await asyncio.wait({talking}, timeout=0.05)
+            if talking.done() and not left:
+                return
+            if asyncio.get_running_loop().time() > deadline:
+                _log.critical("the run of job %s cannot be ended: %s", self.order.job_id, left)
+                talking.cancel()
+                return
+
+    def _prepare(self, resume: bool, record: Record) -> ClaudeAgentOptions:
+        agent, order = self.agent, self.order
+        view = agent.tier.view(order.workspace)
+        names = environment(
+            view,
+            gateway=agent.gateway.url,
+            token=self.token,
+            mark=self.mark,
+            project=order.workspace.transcripts.name,
+            api_retries=agent.settings.agent_api_retries,
+            as_root=agent.tier.as_root,
+        )
+        launcher = agent.tier.launch(order.workspace, names, agent.cli)
+        append = write_system_prompt(order, agent.settings, order.workspace.root / RUN_DIRECTORY / "given")
+        return options_for(
+            order,
+            agent.settings,
+            launcher=launcher,
+            view=view,
+            resume=resume,
+            append=append,
+            stderr=record.stderr.append,
+        )
+
+
+class _Conversation:
+    """What is said with one CLI process, noted in `record` and emitted as events."""
+
+    def __init__(self, client: ClaudeSDKClient, prompt: str, emit: Emit, record: Record) -> None:
+        self.client = client
+        self._prompt = prompt
+        self._emit = emit
+        self._record = record
+        self._connected = asyncio.Event()
+
+    @property
+    def has_result(self) -> bool:
+        return self._record.result is not None
+
+    async def hold(self) -> None:
+        """Until the result, or until it is clear that there will be no good one."""
+        try:
+            await self.client.connect()
+            self._connected.set()
+            await self.client.query(self._prompt)
+        except Exception as error:  # noqa: BLE001 - the SDK raises bare Exceptions too ("Control request timeout")
+            self._record.error = error
+            return
+        try:
+            while await self._listen():
+                pass
+        except ClaudeSDKError as error:
+            self._record.error = error
+
+    async def _listen(self) -> bool:
+        """True if a message could not be understood, and there may be more."""
+        try:
+            async for message in self.client.receive_messages():
+                self._record.note(message)
+                for kind, fields in events_of(message):
+                    self._emit(kind, fields)
+                if isinstance(message, ResultMessage) or self._record.rejected:
+                    return False
+        except ClaudeSDKError as error:
+            if isinstance(error, CLIConnectionError | CLIJSONDecodeError | ProcessError):
+                raise
+            self._emit("agent.message", {"kind": "unreadable"})
+            return True
+        return False
+
+    async def interrupt(self, talking: "asyncio.Task[None]", seconds: float) -> None:
+        """Ask it to stop, and wait for its last word: the result with the cost."""
+        if not self._connected.is_set():
+            return
+        # A frozen CLI would not answer for a minute.
+        asking = asyncio.create_task(self.client.interrupt())
+        try:
+            await asyncio.wait({talking}, timeout=seconds)
+        finally:
+            asking.cancel()
+            await asyncio.wait({asking})
+        if not asking.cancelled():
+            asking.exception()
+
+
+async def _clean_up(root: Path, mark: str) -> None:
+    if not await processes.end(mark):
+        await asyncio.to_thread(shutil.rmtree, root / RUN_DIRECTORY, ignore_errors=True)
+        await asyncio.to_thread(processes.forget, root)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Finish the work, which bounds itself, even if we are cancelled meanwhile; the cancellation comes after."""
+    task = asyncio.create_task(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
+    return task.result()

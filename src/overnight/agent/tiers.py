@@ -1,0 +1,206 @@
+"""How far a run is kept from the host. Each tier writes an executable that starts Claude Code inside it.
+
+The SDK hands the worker's whole environment to what it starts (facts: security 1.2), so every launcher drops
+it first. Nothing secret is ever an argument, since `ps` shows those: it travels by a file that only we read.
+"""
+
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from overnight.agent.environment import View, python_prefix
+from overnight.agent.processes import MARK
+from overnight.ports import Workspace
+
+RUN_DIRECTORY = "run"
+"""Inside the workspace's root: the launcher, its files, and `given`, the part that the agent may read."""
+
+_CLI = Path("/opt/claude-code/claude")
+_UID = 1000
+
+_ETC = (
+    "alternatives",
+    "ca-certificates.conf",
+    "host.conf",
+    "hosts",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "mime.types",
+    "nsswitch.conf",
+    "pki/ca-trust",
+    "pki/tls/certs",
+    "protocols",
+    "resolv.conf",
+    "services",
+    "ssl/certs",  # never all of ssl: its `private` is readable for root, whom we may be outside
+    "ssl/openssl.cnf",
+    "timezone",
+)
+_ROOT_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_NOBODY = "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin"
+
+
+class Tier(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def report(self) -> str:
+        """One line for the operator: what holds, and what does not."""
+        ...
+
+    @property
+    def as_root(self) -> bool:
+        """Whether the agent sees itself as root."""
+        ...
+
+    def view(self, workspace: Workspace) -> View: ...
+
+    def launch(self, workspace: Workspace, environment: Mapping[str, str], cli: Path) -> Path:
+        """Write the files of one run; returns the executable to start in place of the CLI."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Namespace:
+    """bubblewrap: own user, PID, mount, IPC and UTS namespaces; of the host only /usr and a few files."""
+
+    launcher: Path
+    bwrap: Path
+    readable: tuple[Path, ...]
+    name: str = "namespace"
+    report: str = "namespace: runs see their workspace and the system's programs only; the network is shared"
+    as_root: bool = False
+
+    def view(self, workspace: Workspace) -> View:
+        home = Path("/home/agent")
+        config = home / config_directory(workspace).relative_to(workspace.home)
+        return View(
+            files=Path("/workspace"),
+            home=home,
+            config=config,
+            temporary=Path("/tmp"),  # noqa: S108 - the sandbox's own, empty at its start and gone with it
+            given=Path("/run/overnight"),
+        )
+
+    def launch(self, workspace: Workspace, environment: Mapping[str, str], cli: Path) -> Path:
+        run = _run_directory(workspace)
+        (run / "passwd").write_text(
+            f"agent:x:{_UID}:{_UID}:agent:{self.view(workspace).home}:/bin/bash\n{_NOBODY}\n"
+        )
+        (run / "group").write_text(f"agent:x:{_UID}:\nnogroup:x:65534:\n")
+        _write_private(
+            run / "arguments", "".join(f"{a}\0" for a in self._arguments(workspace, environment, cli))
+        )
+        # `env -i`, and not only --clearenv: the first process of the namespace is bwrap itself, and the agent
+        # can read what that one was started with in /proc/1/environ.
+        bwrap = f"env -i {MARK}={environment[MARK]} {_quote(self.bwrap)} --args 3 {_CLI}"
+        return _link_launcher(self.launcher, run, f'exec {bwrap} "$@" 3<{_quote(run / "arguments")}\n')
+
+    def _arguments(self, workspace: Workspace, environment: Mapping[str, str], cli: Path) -> list[str]:
+        view, run = self.view(workspace), workspace.root / RUN_DIRECTORY
+        options = [
+            *("--unshare-all", "--share-net", "--unshare-user", "--uid", str(_UID), "--gid", str(_UID)),
+            *("--hostname", "overnight", "--die-with-parent", "--new-session"),
+            *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/var/tmp"),  # noqa: S108 - the same
+            *_system(),
+            *(option for path in self._toolchains() for option in ("--ro-bind", str(path), str(path))),
+            *("--ro-bind", str(run / "passwd"), "/etc/passwd", "--ro-bind", str(run / "group"), "/etc/group"),
+            *("--ro-bind", str(cli), str(_CLI), "--ro-bind", str(run / "given"), str(view.given)),
+            *("--bind", str(workspace.files), str(view.files), "--bind", str(workspace.home), str(view.home)),
+            *("--remount-ro", "/", "--chdir", str(view.files), "--clearenv"),
+        ]
+        for name, value in environment.items():
+            options += ["--setenv", name, value]
+        return options
+
+    def _toolchains(self) -> list[Path]:
+        wanted = [python_prefix(), *self.readable]
+        return [path for path in wanted if not path.is_relative_to("/usr") and path != Path("/")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unconfined:
+    """Nothing but an emptied environment: the agent can read and write all that the service can."""
+
+    launcher: Path
+    report: str
+    as_root: bool
+    setpriv: Path | None
+    name: str = "none"
+
+    def view(self, workspace: Workspace) -> View:
+        run = workspace.root / RUN_DIRECTORY
+        return View(
+            files=workspace.files,
+            home=workspace.home,
+            config=config_directory(workspace),
+            temporary=run / "tmp",
+            given=run / "given",
+        )
+
+    def launch(self, workspace: Workspace, environment: Mapping[str, str], cli: Path) -> Path:
+        run = _run_directory(workspace)
+        (run / "tmp").mkdir(exist_ok=True)
+        # Dies with the worker where the system can do it; what it leaves is found by its mark (processes.py).
+        mortal = f"{_quote(self.setpriv)} --pdeathsig KILL " if self.setpriv else ""
+        exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
+        return _link_launcher(self.launcher, run, f'{exports}exec {mortal}{_quote(cli)} "$@"\n')
+
+
+def config_directory(workspace: Workspace) -> Path:
+    """CLAUDE_CONFIG_DIR. Claude Code keeps a conversation in its `projects/{project}`."""
+    return workspace.transcripts.parent.parent
+
+
+def _system() -> list[str]:
+    options = ["--ro-bind", "/usr", "/usr"]
+    for name in _ROOT_LINKS:
+        path = Path("/", name)
+        if path.is_symlink():
+            options += ["--symlink", str(path.readlink()), str(path)]
+        elif path.is_dir():
+            options += ["--ro-bind", str(path), str(path)]
+    for name in _ETC:
+        options += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    return options
+
+
+def _run_directory(workspace: Workspace) -> Path:
+    run = workspace.root / RUN_DIRECTORY
+    (run / "given").mkdir(mode=0o700, parents=True, exist_ok=True)
+    return run
+
+
+def install_launcher(directory: Path) -> Path:
+    """The one executable that all runs start with: it drops the environment and goes on with `start`, which
+    lies beside the link that it was called by. It is written once, before there are runs: an executable that
+    is written while another thread forks cannot be started ("text file busy")."""
+    path = directory / "launch"
+    fresh = directory / f"launch.{os.getpid()}"
+    fresh.write_text('#!/bin/sh\nexec env -i /bin/sh "${0%/*}/start" "$@"\n', encoding="utf-8")
+    fresh.chmod(0o700)
+    return fresh.replace(path)
+
+
+def _link_launcher(launcher: Path, run: Path, start: str) -> Path:
+    _write_private(run / "start", start)
+    link = run / "launch"
+    link.unlink(missing_ok=True)
+    link.symlink_to(launcher)
+    return link
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(text, encoding="utf-8")
+
+
+def _quote(path: Path) -> str:
+    return shlex.quote(str(path))

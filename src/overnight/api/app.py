@@ -1,0 +1,86 @@
+"""The HTTP API as an ASGI application."""
+
+import asyncio
+from collections.abc import Mapping
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from overnight.api import pages, service
+from overnight.api.front import Front
+from overnight.api.openapi import document
+from overnight.api.operations import OPERATIONS
+from overnight.api.parts import ApiParts, Call, Limits, Readiness
+from overnight.api.problems import Code, Problem
+
+__all__ = ["ApiParts", "Limits", "Readiness", "close_streams", "create_app"]
+
+
+def create_app(parts: ApiParts) -> Starlette:
+    """Call `close_streams` before stopping the server: a stream of events would keep it from ending."""
+    calls = _calls(parts)
+    front = Middleware(
+        Front, allowed_hosts=parts.allowed_hosts, id_prefix=f"req_{parts.entropy.token()[:12]}"
+    )
+    app = Starlette(routes=[Route(path, _Resource(parts, calls[path])) for path in calls], middleware=[front])
+    app.router.redirect_slashes = False
+    app.router.default = _nothing_here
+    app.state.closing = asyncio.Event()
+    return app
+
+
+def close_streams(app: Starlette) -> None:
+    """End every stream of events, now and from now on; clients come back with Last-Event-ID."""
+    app.state.closing.set()
+
+
+class _Resource:
+    """Everything at one path: picks the call by the method."""
+
+    def __init__(self, parts: ApiParts, calls: Mapping[str, Call]) -> None:
+        self._parts = parts
+        self._calls = dict(calls)
+        if "GET" in calls:
+            self._calls["HEAD"] = calls["GET"]
+        self._allow = ", ".join(sorted(self._calls))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = self._calls.get(scope["method"])
+        if call is None:
+            raise Problem(Code.METHOD_NOT_ALLOWED, headers={"Allow": self._allow})
+        answer = await call(self._parts, Request(scope, receive))
+        await answer(scope, receive, send)
+
+
+async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 1000})
+        return
+    raise Problem(Code.NOT_FOUND)
+
+
+def _calls(parts: ApiParts) -> dict[str, dict[str, Call]]:
+    """Path to method to call, the busiest path first: routes are tried in order."""
+    calls: dict[str, dict[str, Call]] = {}
+    for operation in OPERATIONS:
+        calls.setdefault(operation.path, {})[operation.method] = operation.call
+    described = document(version=parts.version, limits=parts.limits)
+    calls["/openapi.json"] = {"GET": _fixed(msgspec.json.encode(described), "application/json")}
+    calls["/docs"] = {"GET": _fixed(pages.reference(described).encode(), "text/html")}
+    calls["/docs/problems"] = {"GET": _fixed(pages.problems().encode(), "text/html")}
+    calls["/docs/style.css"] = {"GET": _fixed(pages.style(), "text/css")}
+    calls["/"] = {"GET": service.front_page}
+    return calls
+
+
+def _fixed(content: bytes, media_type: str) -> Call:
+    async def page(_: ApiParts, __: Request) -> Response:
+        return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})
+
+    return page

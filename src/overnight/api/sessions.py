@@ -1,0 +1,176 @@
+"""Calls about sessions: look, download, start one from a zip, erase."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from overnight.api.bodies import check_body, check_length, read_query, too_large
+from overnight.api.parts import ApiParts
+from overnight.api.problems import Code, Problem
+from overnight.api.requests import SessionsQuery, session_id_of
+from overnight.api.streams import Stream, in_pieces
+from overnight.api.views import FileList, SessionPage, answer, file_view, session_view
+from overnight.archive import RESERVED, Entry, EntryMissing, inspect, read_entry
+from overnight.domain.errors import SessionExists, SessionNotFound
+from overnight.domain.job import ArchiveRef
+from overnight.flows.sessions import erase, fetched, scratch_file, start_from
+from overnight.ports import ArchiveMissing, JobStore
+
+CHUNK = 256 * 1024
+
+UNTRUSTED = {
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "Cache-Control": "private, no-cache",
+}
+"""For bytes that an agent or a stranger made: a browser saves them and never shows them (facts: security 8)."""
+
+
+async def listing(parts: ApiParts, request: Request) -> Response:
+    """Sessions, newest first."""
+    query = read_query(request, SessionsQuery)
+    try:
+        page = await parts.index.sessions(limit=query.limit, before=query.cursor)
+    except ValueError:
+        raise Problem(Code.INVALID_CURSOR) from None
+    return answer(SessionPage([session_view(row) for row in page.rows], page.next))
+
+
+async def session(parts: ApiParts, request: Request) -> Response:
+    """A session as it is now."""
+    return answer(session_view(await parts.store.session(session_id_of(request))))
+
+
+async def archive(parts: ApiParts, request: Request) -> ASGIApp:
+    """The session's current archive: its workspace and its conversation, as a zip that any tool opens."""
+    current = await _archive_of(parts, request)
+    etag = f'"{current.sha256}"'
+    headers = UNTRUSTED | {"ETag": etag}
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    headers |= {
+        "Content-Type": "application/zip",
+        "Content-Disposition": f'attachment; filename="{session_id_of(request)}.zip"',
+        "Content-Length": str(current.size),
+    }
+    if request.method == "HEAD":
+        return Response(headers=headers)
+    try:
+        async with fetched(current, archives=parts.archives, scratch=parts.scratch) as path:
+            file = await asyncio.to_thread(path.open, "rb")
+    except ArchiveMissing:
+        raise Problem(Code.ARCHIVE_NOT_FOUND) from None
+    return Stream(in_pieces(_read_all(file), file), headers)
+
+
+async def files(parts: ApiParts, request: Request) -> Response:
+    """What the session's archive holds, apart from overnight's own notes."""
+    current = await _archive_of(parts, request)
+    try:
+        async with fetched(current, archives=parts.archives, scratch=parts.scratch) as path:
+            listed = await asyncio.to_thread(inspect, path)
+    except ArchiveMissing:
+        raise Problem(Code.ARCHIVE_NOT_FOUND) from None
+    entries = sorted((entry for entry in listed.entries if not _ours(entry.name)), key=_by_name)
+    return answer(FileList([file_view(entry) for entry in entries]))
+
+
+async def file(parts: ApiParts, request: Request) -> ASGIApp:
+    """One regular file of the session's archive, by its exact name in the listing. Links are not followed."""
+    current = await _archive_of(parts, request)
+    name = _file_name(request)
+    if _ours(name):
+        raise Problem(Code.FILE_NOT_FOUND)
+    try:
+        async with fetched(current, archives=parts.archives, scratch=parts.scratch) as path:
+            content = await asyncio.to_thread(read_entry, path, name)
+    except ArchiveMissing:
+        raise Problem(Code.ARCHIVE_NOT_FOUND) from None
+    except EntryMissing:
+        raise Problem(Code.FILE_NOT_FOUND) from None
+    headers = UNTRUSTED | {
+        "Content-Type": "application/octet-stream",
+        "Content-Disposition": "attachment",
+        "Content-Length": str(content.size),
+    }
+    return Stream(in_pieces(iter(content), content), headers)
+
+
+async def upload(parts: ApiParts, request: Request) -> Response:
+    """Start a session from a zip of yours; the next job with this session_id works in it.
+
+    Choose a random UUID. The zip is judged before anything of it is kept: plain names and relative links that
+    stay inside, no special files, and nothing that unpacks to more than 2 GiB.
+    """
+    session_id = session_id_of(request)
+    check_body(request, "application/zip")
+    check_length(request, parts.limits.max_archive_bytes)
+    await _refuse_known(parts.store, session_id)
+    async with scratch_file(parts.scratch) as path:
+        await _save(request, path, limit=parts.limits.max_archive_bytes)
+        started = await start_from(
+            path,
+            session_id,
+            store=parts.store,
+            archives=parts.archives,
+            clock=parts.clock,
+            entropy=parts.entropy,
+        )
+    return answer(session_view(started), 201, {"Location": f"/sessions/{session_id}"})
+
+
+async def delete(parts: ApiParts, request: Request) -> Response:
+    """Erase a session: its jobs, events, webhooks and archives. It cannot be undone."""
+    await erase(session_id_of(request), store=parts.store, archives=parts.archives, clock=parts.clock)
+    return Response(status_code=204)
+
+
+async def _archive_of(parts: ApiParts, request: Request) -> ArchiveRef:
+    current = (await parts.store.session(session_id_of(request))).archive
+    if current is None:
+        raise Problem(Code.ARCHIVE_NOT_FOUND)
+    return current
+
+
+async def _refuse_known(store: JobStore, session_id: str) -> None:
+    """Spare the caller a long upload; the rule itself stands in the flow."""
+    try:
+        await store.session(session_id)
+    except SessionNotFound:
+        return
+    raise SessionExists("the session is there already")
+
+
+async def _save(request: Request, path: Path, *, limit: int) -> None:
+    size = 0
+    target = await asyncio.to_thread(path.open, "wb")
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise too_large(limit)
+            await asyncio.to_thread(target.write, chunk)
+    finally:
+        await asyncio.to_thread(target.close)
+
+
+def _file_name(request: Request) -> str:
+    """Taken from the path itself: the router's pattern would drop a newline at its end."""
+    path: str = request.scope["path"]
+    return path.partition(f"/{request.path_params['session_id']}/files/")[2]
+
+
+def _ours(name: str) -> bool:
+    return name.partition("/")[0] == RESERVED
+
+
+def _by_name(entry: Entry) -> str:
+    return entry.name
+
+
+def _read_all(file: BinaryIO) -> Iterator[bytes]:
+    return iter(lambda: file.read(CHUNK), b"")

@@ -1,0 +1,159 @@
+"""The words of the archive: what goes in, what comes out, what is refused."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+RESERVED = ".overnight"
+"""The top-level name that holds what is ours; a workspace's own file of that name is left out."""
+SESSION_ENTRY = f"{RESERVED}/session.json"
+TRANSCRIPT_PREFIX = f"{RESERVED}/transcript"
+DEFAULT_EXCLUDE = frozenset({".git", "node_modules", ".cache", "dist"})
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+
+class Kind(StrEnum):
+    FILE = "file"
+    DIRECTORY = "directory"
+    SYMLINK = "symlink"
+
+
+class Refusal(StrEnum):
+    """Why an archive was not read, or a tree not packed."""
+
+    NOT_A_ZIP = "not_a_zip"
+    DAMAGED = "damaged"
+    UNSUPPORTED = "unsupported"
+    TOO_LARGE = "too_large"
+    UNSAFE_NAME = "unsafe_name"
+    CLASHING_NAMES = "clashing_names"
+    UNSAFE_LINK = "unsafe_link"
+    SPECIAL_FILE = "special_file"
+
+
+class ArchiveRefused(Exception):
+    """Bad input: nothing was written. The message never repeats a name from the archive."""
+
+    def __init__(self, reason_code: Refusal, message: str) -> None:
+        super().__init__(message)
+        self.reason_code = reason_code
+
+
+class EntryMissing(LookupError):
+    """The archive holds no regular file of exactly that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """Bounds in bytes, entries and levels. Directories that names only imply count as entries.
+
+    The defaults are those of the fact sheet for strangers' archives (security 7.1).
+    """
+
+    archive_bytes: int = 512 * MIB
+    directory_bytes: int = 64 * MIB
+    entries: int = 20_000
+    file_bytes: int = 512 * MIB
+    content_bytes: int = 2 * GIB
+    ratio: int | None = 1000
+    """Content to compressed size, for files over 64 KiB; None where a sparse file is legal."""
+    depth: int = 64
+    component_bytes: int = 255
+    path_bytes: int = 3800
+    link_bytes: int = 4096
+    session_bytes: int = MIB
+
+
+OWN_CAPS = Caps(
+    archive_bytes=32 * GIB,
+    directory_bytes=512 * MIB,
+    entries=1_000_000,
+    file_bytes=16 * GIB,
+    content_bytes=64 * GIB,
+    ratio=None,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Whose archive it is. A stranger's must also be portable, keep its links inside, and gets plain modes."""
+
+    stranger: bool
+    caps: Caps
+
+
+OWN = Profile(stranger=False, caps=OWN_CAPS)
+UPLOAD = Profile(stranger=True, caps=Caps())
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A tree to pack: all below `root`, named `prefix/...`; the prefix "" is the workspace."""
+
+    root: Path
+    prefix: str
+
+
+class Omission(StrEnum):
+    """Why a file of the tree is not in its archive."""
+
+    EXCLUDED = "excluded"
+    RESERVED = "reserved name"
+    SPECIAL = "not a file, directory or link"
+    UNREADABLE = "unreadable"
+    VANISHED = "vanished or replaced while being read"
+    NOT_UTF8 = "name is not UTF-8"
+    TOO_DEEP = "too many levels"
+    TOO_LONG = "path too long"
+    TOO_LARGE = "file too large"
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    path: str
+    reason: Omission
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """`left_out` and `changed` name the first 100 paths; the totals count all.
+
+    A changed file moved under the reader twice: it was stored as read the second time.
+    """
+
+    entries: int
+    size: int
+    content_bytes: int
+    sha256: str
+    left_out: tuple[LeftOut, ...]
+    left_out_total: int
+    changed: tuple[str, ...]
+    changed_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a listing. A directory's name carries no slash at its end."""
+
+    name: str
+    kind: Kind
+    size: int
+    mode: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    entries: tuple[Entry, ...]
+    size: int
+    content_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What was written; `session` is the content of `.overnight/session.json`, if there was one."""
+
+    entries: int
+    content_bytes: int
+    session: bytes | None

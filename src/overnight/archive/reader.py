@@ -1,0 +1,219 @@
+"""Finds and parses the directory of a zip. Believes nothing: every number is checked against the file."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from overnight.archive import layout
+from overnight.archive.model import ArchiveRefused, Caps, Entry, Kind, Refusal
+
+_LOCATED = layout.END64.size + layout.LOCATOR.size
+_LONGEST_COMMENT = 0xFFFF
+_DOS_DIRECTORY = 0x10
+_PLAIN_MODES = {Kind.FILE: 0o644, Kind.DIRECTORY: 0o755, Kind.SYMLINK: 0o777}
+"""For archives of systems that have no modes."""
+_KINDS = {stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.DIRECTORY, stat.S_IFLNK: Kind.SYMLINK}
+
+
+def damaged(what: str) -> ArchiveRefused:
+    return ArchiveRefused(Refusal.DAMAGED, f"The zip is damaged: {what}. Nothing was written.")
+
+
+class ArchiveFile:
+    """An open zip, read by position, so that several readers may share it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.size = os.fstat(fd).st_size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes; raises ArchiveRefused if the file ends before."""
+        pieces = []
+        while length > 0:
+            piece = os.pread(self._fd, length, offset)
+            if not piece:
+                raise damaged("it ends too early")
+            pieces.append(piece)
+            offset += len(piece)
+            length -= len(piece)
+        return b"".join(pieces)
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[ArchiveFile]:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ArchiveRefused(Refusal.NOT_A_ZIP, "This is not a file. Nothing was written.")
+        yield ArchiveFile(fd)
+    finally:
+        os.close(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A central record. `number` (from 1) is what messages call it: names are a stranger's input."""
+
+    number: int
+    entry: Entry
+    raw_name: bytes
+    flags: int
+    method: int
+    crc: int
+    compressed_size: int
+    header_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """The records in the order of the archive; the entries themselves end at `start`."""
+
+    start: int
+    records: list[Record]
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    count: int
+    size: int
+    start: int
+
+
+def read_directory(archive: ArchiveFile, caps: Caps) -> Directory:
+    if archive.size > caps.archive_bytes:
+        raise ArchiveRefused(Refusal.TOO_LARGE, f"The zip has more than {caps.archive_bytes} bytes.")
+    end = _read_end(archive)
+    if end.count > caps.entries:
+        raise ArchiveRefused(Refusal.TOO_LARGE, f"The zip has more than {caps.entries} entries.")
+    if end.size > caps.directory_bytes:
+        raise ArchiveRefused(Refusal.TOO_LARGE, f"Its directory has more than {caps.directory_bytes} bytes.")
+    return Directory(end.start, list(_records(archive.read(end.start, end.size), end.count)))
+
+
+def _read_end(archive: ArchiveFile) -> _End:
+    """The end record whose comment reaches the very end of the file. Others could hide an archive."""
+    length = min(archive.size, layout.END.size + _LONGEST_COMMENT)
+    tail = archive.read(archive.size - length, length)
+    # Only where a whole record fits: its own fields may hold the same four bytes.
+    last = length - layout.END.size
+    found = tail.rfind(layout.END_SIGNATURE, 0, last + len(layout.END_SIGNATURE)) if last >= 0 else -1
+    if found < 0:
+        message = "This is not a zip, or its end is missing. Nothing was written."
+        raise ArchiveRefused(Refusal.NOT_A_ZIP, message)
+    _, disk, first_disk, here, count, size, start, comment = layout.END.unpack_from(tail, found)
+    if found + layout.END.size + comment != length:
+        raise damaged("bytes follow its end")
+    if (disk, first_disk, here) != (0, 0, count):
+        raise ArchiveRefused(Refusal.UNSUPPORTED, "The zip has several volumes. Send it as one file.")
+    position = archive.size - length + found
+    end, position = _widened(archive, _End(count, size, start), position)
+    if end.start + end.size != position:
+        raise damaged("its directory does not end where it should")
+    return end
+
+
+def _widened(archive: ArchiveFile, plain: _End, position: int) -> tuple[_End, int]:
+    """The zip64 numbers if there are any, and where the end records begin.
+
+    The record is looked for by arithmetic only. What merely looks like a locator (the tail of a central
+    record may hold any bytes) is none.
+    """
+    if position < _LOCATED:
+        return plain, position
+    block = archive.read(position - _LOCATED, _LOCATED)
+    signature, disk, offset, disks = layout.LOCATOR.unpack_from(block, layout.END64.size)
+    located = (signature, disk, offset, disks) == (layout.LOCATOR_SIGNATURE, 0, position - _LOCATED, 1)
+    if not located or not block.startswith(layout.END64_SIGNATURE):
+        return plain, position
+    _, length, _, _, disk, first_disk, here, count, size, start = layout.END64.unpack_from(block)
+    wide = _End(count, size, start)
+    if (length, disk, first_disk, here) != (layout.END64.size - 12, 0, 0, count) or not _agree(plain, wide):
+        raise damaged("its two end records disagree")
+    return wide, position - _LOCATED
+
+
+def _agree(plain: _End, wide: _End) -> bool:
+    return (
+        plain.count in {wide.count, layout.FULL_16}
+        and plain.size in {wide.size, layout.FULL_32}
+        and plain.start in {wide.start, layout.FULL_32}
+    )
+
+
+def _records(block: bytes, count: int) -> Iterator[Record]:
+    at = 0
+    for number in range(1, count + 1):
+        if at + layout.CENTRAL.size > len(block) or not block.startswith(layout.CENTRAL_SIGNATURE, at):
+            raise damaged("its directory is shorter than it says")
+        fields = layout.CENTRAL.unpack_from(block, at)
+        lengths = fields[10:13]
+        at += layout.CENTRAL.size
+        if at + sum(lengths) > len(block):
+            raise damaged("its directory is shorter than it says")
+        name = block[at : at + lengths[0]]
+        extra = block[at + lengths[0] : at + lengths[0] + lengths[1]]
+        yield _record(number, fields, name, layout.extra_fields(extra))
+        at += sum(lengths)
+    if at != len(block):
+        raise damaged("its directory is longer than it says")
+
+
+def _record(number: int, fields: tuple[int, ...], raw_name: bytes, extra: dict[int, bytes]) -> Record:
+    _, maker, _, flags, method, clock, date, crc, compressed, size, *_, disk, _, attributes, offset = fields
+    if disk not in {0, layout.FULL_16}:
+        raise ArchiveRefused(Refusal.UNSUPPORTED, "The zip has several volumes. Send it as one file.")
+    size, compressed, offset = _wide_numbers(number, (size, compressed, offset), extra)
+    name = _text(number, raw_name, flags)
+    kind, mode = _nature(number, maker >> 8, attributes, is_directory=name.endswith("/"))
+    entry = Entry(
+        name=name.removesuffix("/"),
+        kind=kind,
+        size=size,
+        mode=mode,
+        mtime_ns=layout.mtime_ns_of(clock, date, extra),
+    )
+    return Record(number, entry, raw_name, flags, method, crc, compressed, offset)
+
+
+def _wide_numbers(number: int, short: tuple[int, int, int], extra: dict[int, bytes]) -> Iterator[int]:
+    """Each full 32-bit field takes the next 8 bytes of the zip64 field (APPNOTE 4.5.3)."""
+    field, at = extra.get(layout.EXTRA_ZIP64, b""), 0
+    for value in short:
+        if value != layout.FULL_32 or not field:
+            yield value
+            continue
+        if at + 8 > len(field):
+            raise damaged(f"entry {number} lacks a length")
+        yield int.from_bytes(field[at : at + 8], "little")
+        at += 8
+
+
+def _text(number: int, raw_name: bytes, flags: int) -> str:
+    """UTF-8 where it is said or where it fits (macOS does not say it), else the code page of old DOS."""
+    try:
+        return raw_name.decode()
+    except UnicodeDecodeError:
+        if flags & layout.FLAG_UTF8:
+            message = f"Entry {number} has a name that is not UTF-8. Nothing was written."
+            raise ArchiveRefused(Refusal.UNSAFE_NAME, message) from None
+    return raw_name.decode("cp437")
+
+
+def _nature(number: int, system: int, attributes: int, *, is_directory: bool) -> tuple[Kind, int]:
+    """The kind and the permission bits. A slash at the end of the name and the mode must agree."""
+    by_name = Kind.DIRECTORY if is_directory else Kind.FILE
+    mode = attributes >> 16 if system in {layout.UNIX, layout.DARWIN} else 0
+    if mode == 0:
+        kind = Kind.DIRECTORY if attributes & _DOS_DIRECTORY else by_name
+        return kind, _PLAIN_MODES[kind]
+    form = stat.S_IFMT(mode)
+    if form and form not in _KINDS:
+        message = f"Entry {number} is neither file, directory nor link. Nothing was written."
+        raise ArchiveRefused(Refusal.SPECIAL_FILE, message)
+    kind = _KINDS[form] if form else by_name
+    if is_directory and kind is not Kind.DIRECTORY:
+        raise damaged(f"entry {number} is a directory by name only")
+    return kind, stat.S_IMODE(mode)

@@ -1,0 +1,209 @@
+"""`overnight doctor`: try each part for real, and say what to do about those that fail."""
+
+import asyncio
+import shutil
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+import httpx
+import typer
+from msgspec import Struct
+
+from overnight.cli.connect import running
+from overnight.cli.exits import Exit, Unable
+from overnight.cli.show import as_json, say, terminal
+from overnight.cli.text import size, visible
+from overnight.client.connection import is_loopback
+from overnight.settings import Settings
+
+PYTHON = (3, 11)
+SQLITE = (3, 51, 3)
+"""Older ones can damage a database whose log is reset while another process reads it (facts: queue)."""
+ROOM_BYTES = 1024**3
+"""Less free disk than this is worth a word: one archive may be half as large."""
+COMMAND_SECONDS = 20.0
+
+
+class Verdict(StrEnum):
+    """A note is something to know; it stops nothing."""
+
+    GOOD = "good"
+    NOTE = "note"
+    BAD = "bad"
+
+
+class Check(Struct, frozen=True, kw_only=True):
+    name: str
+    verdict: Verdict
+    finding: str
+    remedy: str | None = None
+
+
+async def doctor(settings: Settings, *, json: bool) -> Exit:
+    """Fails if something is bad that overnight cannot do without."""
+    checks = [await check(settings) for check in CHECKS]
+    if json:
+        typer.echo(as_json(checks))
+    else:
+        _tell(checks)
+    return Exit.FAILED if any(check.verdict is Verdict.BAD for check in checks) else Exit.OK
+
+
+def _tell(checks: list[Check]) -> None:
+    console = terminal()
+    looks = {Verdict.GOOD: ("✓", "green"), Verdict.NOTE: ("!", "yellow"), Verdict.BAD: ("✗", "red")}
+    for check in checks:
+        mark, style = looks[check.verdict]
+        say(console, f"{mark} {check.name}: {visible(check.finding)}", style)
+        if check.remedy is not None and check.verdict is not Verdict.GOOD:
+            say(console, f"  {check.remedy}")
+
+
+async def python(_: Settings) -> Check:
+    found = ".".join(str(part) for part in sys.version_info[:3])
+    return _check("Python", sys.version_info[:2] >= PYTHON, found, "overnight needs Python 3.11 or newer.")
+
+
+async def agent_sdk(_: Settings) -> Check:
+    try:
+        return _check("Claude Agent SDK", True, version("claude-agent-sdk"))
+    except PackageNotFoundError:
+        return _check("Claude Agent SDK", False, "not installed", "Run `make install`.")
+
+
+async def claude_code(_: Settings) -> Check:
+    remedy = "Run `make install`: the Claude Agent SDK brings Claude Code along."
+    cli = await asyncio.to_thread(bundled_cli)
+    if cli is None:
+        return _check("Claude Code", False, "not found", remedy)
+    said = await _output(str(cli), "--version")
+    return _check("Claude Code", said is not None, said or "it does not start", remedy)
+
+
+async def isolation(settings: Settings) -> Check:
+    from overnight.agent.isolation import (  # noqa: PLC0415 - it brings the SDK in
+        IsolationUnavailable,
+        choose_tier,
+    )
+
+    try:
+        await asyncio.to_thread(settings.data.mkdir, mode=0o700, parents=True, exist_ok=True)
+        tier = await choose_tier(settings.isolation, data=settings.data, readable=settings.sandbox_readable)
+    except (IsolationUnavailable, OSError) as reason:
+        return _check("Isolation", False, str(reason))
+    verdict = Verdict.NOTE if tier.name == "none" else Verdict.GOOD
+    return Check(name="Isolation", verdict=verdict, finding=tier.report)
+
+
+async def data_directory(settings: Settings) -> Check:
+    remedy = "Name a directory that you may write to with OVERNIGHT_DATA or --data."
+    try:
+        free = await asyncio.to_thread(_written_and_free, settings.data)
+    except OSError as error:
+        return _check("Data directory", False, f"{settings.data}: {error.strerror}", remedy)
+    verdict = Verdict.GOOD if free >= ROOM_BYTES else Verdict.NOTE
+    finding = f"{settings.data}, {size(free)} free"
+    return Check(name="Data directory", verdict=verdict, finding=finding, remedy="Make room on this disk.")
+
+
+async def sqlite(_: Settings) -> Check:
+    found = ".".join(version("apsw").split(".")[:3])  # apsw has the number of the SQLite that it brings
+    new = tuple(int(part) for part in found.split(".")) >= SQLITE
+    return _check("SQLite", new, found, "Run `make install`: the package apsw brings a newer one.")
+
+
+async def key(settings: Settings) -> Check:
+    if settings.rehearsal:
+        return Check(name="API key", verdict=Verdict.GOOD, finding="none needed for a rehearsal")
+    given = settings.anthropic_api_key or settings.anthropic_auth_token
+    return _check(
+        "API key",
+        given is not None,
+        "present" if given else "missing",
+        "Set ANTHROPIC_API_KEY, or try without one: overnight serve --rehearsal.",
+    )
+
+
+async def upstream(settings: Settings) -> Check:
+    if settings.rehearsal:
+        return Check(
+            name="Upstream", verdict=Verdict.NOTE, finding="the built-in rehearsal: no model is called"
+        )
+    url = settings.anthropic_base_url
+    remedy = "Check the network, and ANTHROPIC_BASE_URL if you have set it."
+    try:
+        host = httpx.URL(url).host
+        async with httpx.AsyncClient(timeout=10.0, trust_env=not is_loopback(host)) as http:
+            answer = await http.head(url)
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return _check("Upstream", False, f"{url} cannot be reached", remedy)
+    return _check("Upstream", True, f"{url} answers ({answer.status_code})")
+
+
+async def service(settings: Settings) -> Check:
+    try:
+        found = await running(settings)
+    except Unable as reason:
+        return _check("Service", False, str(reason))
+    if found is None:
+        said = "none is running; commands start one for the call"
+        return Check(name="Service", verdict=Verdict.NOTE, finding=said, remedy="Start one: overnight serve")
+    return _check("Service", True, f"running at {found.url}")
+
+
+CHECKS: tuple[Callable[[Settings], Awaitable[Check]], ...] = (
+    python,
+    agent_sdk,
+    claude_code,
+    isolation,
+    data_directory,
+    sqlite,
+    key,
+    upstream,
+    service,
+)
+
+
+def bundled_cli() -> Path | None:
+    """Claude Code as the SDK brings it, or the one on PATH. Looks without importing the SDK."""
+    spec = find_spec("claude_agent_sdk")
+    if spec is not None and spec.origin is not None:
+        bundled = Path(spec.origin).parent / "_bundled" / "claude"
+        if bundled.is_file():
+            return bundled
+    found = shutil.which("claude")
+    return Path(found) if found else None
+
+
+def _check(name: str, good: bool, finding: str, remedy: str | None = None) -> Check:
+    return Check(name=name, verdict=Verdict.GOOD if good else Verdict.BAD, finding=finding, remedy=remedy)
+
+
+def _written_and_free(data: Path) -> int:
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=data) as file:
+        file.write(b"doctor")
+        file.flush()
+    return shutil.disk_usage(data).free
+
+
+async def _output(*command: str) -> str | None:
+    """The first line that a command prints; None if it fails or takes too long."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        )
+    except OSError:
+        return None
+    try:
+        out, _ = await asyncio.wait_for(process.communicate(), COMMAND_SECONDS)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return None
+    return out.decode(errors="replace").strip() if process.returncode == 0 else None

@@ -1,0 +1,119 @@
+"""`overnight run`: from a prompt to its outcome."""
+
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from overnight.cli.connect import Connected, connected
+from overnight.cli.exits import BY_STATUS, Exit, Unable
+from overnight.cli.follow import follow
+from overnight.cli.show import Silent, as_json, following, outcome, say, terminal
+from overnight.cli.text import visible
+from overnight.client import Job, JobOptions, Submitted
+from overnight.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What the command line asked for."""
+
+    prompt: str
+    session_id: str | None = None
+    detach: bool = False
+    json: bool = False
+    options: JobOptions = field(default_factory=JobOptions)
+
+
+def read_prompt(words: str | None, file: str | None) -> str:
+    """The prompt from the command line, a file, or (`-`) the standard input. Raises Unable, OSError."""
+    if (words is None) == (file is None):
+        raise Unable("give a prompt in quotes, or --file PATH (- for the standard input)", Exit.USAGE)
+    if file is None:
+        text = words or ""
+    else:
+        try:
+            text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise Unable("the prompt is not UTF-8 text", Exit.USAGE) from None
+    if not text.strip():
+        raise Unable("the prompt is empty", Exit.USAGE)
+    return text
+
+
+async def run(settings: Settings, order: Order) -> Exit:
+    async with connected(settings, works=True, may_start=not order.detach) as link:
+        spent = (await link.client.session(order.session_id)).cost_usd if order.session_id else 0.0
+        submitted = await link.client.submit(order.prompt, order.session_id, **order.options)
+        if order.detach:
+            return _detached(submitted, order)
+        job = await _followed(link, submitted, order, spent)
+        if job is None:
+            return _left(link, submitted)
+        if order.json:
+            typer.echo(as_json(job))
+        else:
+            _tell_outcome(terminal(), link, job)
+        return BY_STATUS.get(job.status, Exit.FAILED)
+
+
+async def _followed(link: Connected, submitted: Submitted, order: Order, spent: float) -> Job | None:
+    if order.json:
+        return await follow(link.client, submitted.job_id, Silent())
+    console = terminal()
+    say(console, f"job {submitted.job_id}", "bold")
+    with following(console, tells_end=False, spent_before=spent) as story:
+        job = await follow(link.client, submitted.job_id, story)
+        story.end(result=job.result if job else None)
+    return job
+
+
+def _detached(submitted: Submitted, order: Order) -> Exit:
+    if order.json:
+        typer.echo(as_json(submitted))
+    else:
+        typer.echo(f"job {submitted.job_id} of session {submitted.session_id} is queued")
+        typer.echo(f"follow it:  overnight logs -f {submitted.job_id}")
+    return Exit.OK
+
+
+def _left(link: Connected, submitted: Submitted) -> Exit:
+    job = submitted.job_id
+    if link.service.temporary:
+        said = f"job {job} is kept and goes on as soon as a service runs: overnight serve"
+    else:
+        said = f"job {job} goes on without you"
+    typer.echo(f"\n{said}\nfollow it:  overnight logs -f {job}\ncancel it:  overnight cancel {job}", err=True)
+    return Exit.INTERRUPTED
+
+
+def _tell_outcome(console: Console, link: Connected, job: Job) -> None:
+    told = outcome(job)
+    say(console, f"{told.mark} {told.text}", told.style)
+    if job.error is not None:
+        say(console, visible(f"  {job.error.message}"))
+    if job.result:
+        say(console, f"\n{visible(job.result).strip()}\n")
+    if job.status == "failed":
+        say(console, f"try again:   overnight retry {job.job_id}", "dim")
+    say(console, f'go on:       overnight run --session {job.session_id} "..."', "dim")
+    if job.archive:
+        say(console, f"archive:     {_archive(link, job)}", "dim")
+
+
+def _near(file: Path) -> Path:
+    """The path as one would type it here."""
+    here = Path.cwd()
+    return file.relative_to(here) if file.is_relative_to(here) else file
+
+
+def _archive(link: Connected, job: Job) -> str:
+    """Where the session's zip is: the file if it is on this machine, else how to get it."""
+    if link.service.data is not None:
+        file = link.service.data / "archives" / "claude-code" / f"{job.session_id}.zip"
+        if file.exists():
+            return visible(shlex.quote(str(_near(file))))
+    return f"overnight sessions download {job.session_id}"

@@ -1,0 +1,72 @@
+"""The events of one run on their way to the store: numbered there, written in small batches."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from overnight.domain.errors import Refused
+from overnight.domain.job import Job
+from overnight.domain.transitions import Note, record
+from overnight.ports import Clock, JobStore, StorageError
+
+log = logging.getLogger(__name__)
+
+GATHER_SECONDS = 0.05
+"""A batch waits so long for company: watchers see a message within it, and a burst is one transaction."""
+RETRY_SECONDS = 1.0
+LAST_TRIES = 5
+"""At its end a run does not wait for ever to write its last events: its outcome matters more."""
+
+
+class EventLog:
+    def __init__(self, store: JobStore, clock: Clock, job: Job) -> None:
+        self._store = store
+        self._clock = clock
+        self._job = job
+        self._notes: list[Note] = []
+        self._some = asyncio.Event()
+        self._closed = False
+
+    def emit(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Note something that happened now. Never blocks; it is durable after the next flush."""
+        self._notes.append(Note(kind, self._clock.now(), data))
+        self._some.set()
+
+    async def flush(self) -> None:
+        """Write what has been noted. Raises Refused if the attempt is stale, StorageError."""
+        notes, self._notes = self._notes, []
+        self._some.clear()
+        if not notes:
+            return
+        try:
+            await self._store.change(self._job.job_id, record(notes, attempt=self._job.attempt))
+        except StorageError:
+            self._notes = notes + self._notes
+            raise
+
+    @asynccontextmanager
+    async def flowing(self) -> AsyncIterator[None]:
+        """Flush in the background while the block runs, and once more at its end."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._flow())
+            yield
+            self._closed = True
+            self._some.set()
+
+    async def _flow(self) -> None:
+        failures = 0
+        while not self._closed or (self._notes and failures < LAST_TRIES):
+            await self._some.wait()
+            if not self._closed:
+                await asyncio.sleep(GATHER_SECONDS)
+            try:
+                await self.flush()
+            except Refused:
+                return  # The attempt is stale: keeping the lease finds out too, and ends the run.
+            except StorageError:
+                log.exception("could not write events of job %s", self._job.job_id)
+                failures += 1
+                self._some.set()
+                await asyncio.sleep(RETRY_SECONDS)

@@ -1,0 +1,101 @@
+"""Holding a job: the lease is renewed, and the run is told to stop for whichever reason comes first."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from enum import StrEnum
+from typing import Any
+
+from overnight.domain.errors import Refused
+from overnight.domain.job import Job, Status
+from overnight.domain.transitions import renew
+from overnight.ports import Clock, JobStore, StorageError, Wakeups
+
+log = logging.getLogger(__name__)
+
+
+class StopReason(StrEnum):
+    CANCEL = "cancel"
+    TIMEOUT = "timeout"
+    SHUTDOWN = "shutdown"
+    LOST = "lost"
+    """Another attempt may have the job: whatever this one did is void."""
+
+
+class RunStop:
+    """Tells a run to stop, once; the first reason counts, except that a lost lease overrules every other."""
+
+    def __init__(self) -> None:
+        self._set = asyncio.Event()
+        self.reason: StopReason | None = None
+
+    def set(self, reason: StopReason) -> None:
+        if self.reason is None or reason is StopReason.LOST:
+            self.reason = reason
+        self._set.set()
+
+    def is_set(self) -> bool:
+        return self._set.is_set()
+
+    async def wait(self) -> None:
+        await self._set.wait()
+
+
+class Holder:
+    """Keeps leases alive for one worker. `lease_seconds` is renewed three times in its length."""
+
+    def __init__(self, store: JobStore, wakeups: Wakeups, clock: Clock, lease_seconds: float) -> None:
+        self._store = store
+        self._wakeups = wakeups
+        self._clock = clock
+        self._lease_seconds = lease_seconds
+
+    @asynccontextmanager
+    async def hold(self, job: Job, *, leaving: asyncio.Event) -> AsyncIterator[RunStop]:
+        """Renew the job's lease until the block ends. The stop is set by a cancel, a shutdown or a loss."""
+        stop = RunStop()
+        async with asyncio.TaskGroup() as tasks:
+            watchers = [
+                tasks.create_task(self._renew(job, stop)),
+                tasks.create_task(set_after(leaving.wait(), stop, StopReason.SHUTDOWN)),
+            ]
+            try:
+                yield stop
+            finally:
+                for watcher in watchers:
+                    watcher.cancel()
+
+    async def _renew(self, job: Job, stop: RunStop) -> None:
+        attempt = job.attempt
+        until = job.lease.until if job.lease else self._clock.now()
+        with self._wakeups.subscribe(f"job:{job.job_id}") as changes:
+            while stop.reason is not StopReason.LOST:
+                now = self._clock.now()
+                due = until - self._lease_seconds * 2 / 3
+                try:
+                    if now >= due:
+                        job = await self._renewed(job.job_id, job.attempt)
+                        until = job.lease.until if job.lease else now
+                    else:
+                        job = (await self._store.snapshot(job.job_id)).job
+                except Refused:
+                    stop.set(StopReason.LOST)
+                except StorageError:
+                    log.exception("could not renew the lease of job %s", job.job_id)
+                    if now >= until:
+                        stop.set(StopReason.LOST)
+                if job.attempt != attempt or job.status is not Status.PROCESSING:
+                    stop.set(StopReason.LOST)
+                elif job.cancel_requested_at is not None:
+                    stop.set(StopReason.CANCEL)
+                await changes.wait(max(until - self._lease_seconds * 2 / 3 - self._clock.now(), 0.05))
+
+    async def _renewed(self, job_id: str, attempt: int) -> Job:
+        decide = renew(attempt=attempt, now=self._clock.now(), lease_seconds=self._lease_seconds)
+        return (await self._store.change(job_id, decide)).job
+
+
+async def set_after(signal: Coroutine[Any, Any, Any], stop: RunStop, reason: StopReason) -> None:
+    await signal
+    stop.set(reason)

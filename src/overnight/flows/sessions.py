@@ -1,0 +1,89 @@
+"""A session as its owner sees it: start one from a zip, look into its archive, erase it."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from overnight.archive import UPLOAD, inspect, remove_tree
+from overnight.domain.errors import Refused, SessionBusy, SessionExists, SessionNotFound
+from overnight.domain.job import ArchiveRef, Origin, Session
+from overnight.flows.workspace import PREFIX, alias_name
+from overnight.ports import ArchiveMissing, ArchiveStore, Clock, Entropy, JobStore
+
+
+async def start_from(
+    source: Path, session_id: str, *, store: JobStore, archives: ArchiveStore, clock: Clock, entropy: Entropy
+) -> Session:
+    """Make a stranger's zip the first archive of a new session. `source` may be moved.
+
+    Raises ArchiveRefused, SessionExists, OSError; then nothing is kept.
+    """
+    await asyncio.to_thread(inspect, source, profile=UPLOAD)
+    name = f"{PREFIX}/{session_id}/{entropy.job_id()}.0.zip"  # no attempt has the number 0
+    stored = await archives.put(name, source)
+    archive = ArchiveRef(name=name, size=stored.size, sha256=stored.sha256, origin=Origin.UPLOAD)
+    now = clock.now()
+
+    def begin(session: Session | None) -> Session:
+        if session is not None:
+            raise SessionExists("the session is there already")
+        return Session(session_id=session_id, created_at=now, updated_at=now, archive=archive)
+
+    try:
+        session = await store.change_session(session_id, begin)
+    except Refused:  # only then is it sure that nothing points at the archive
+        await archives.delete(name)
+        raise
+    try:
+        await archives.publish(name, alias_name(session_id))
+    except ArchiveMissing:  # an erasure that was under way took it
+        await store.erase(session_id)
+        raise SessionBusy("the session is being erased") from None
+    return session
+
+
+@asynccontextmanager
+async def fetched(archive: ArchiveRef, *, archives: ArchiveStore, scratch: Path) -> AsyncIterator[Path]:
+    """A copy of the archive that is gone afterwards. Raises ArchiveMissing, OSError."""
+    async with scratch_file(scratch) as target:
+        await archives.fetch(archive.name, target)
+        yield target
+
+
+@asynccontextmanager
+async def scratch_file(scratch: Path) -> AsyncIterator[Path]:
+    """A path in a directory of its own; both are gone afterwards."""
+    directory = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=scratch))
+    try:
+        yield directory / "archive.zip"
+    finally:
+        await asyncio.to_thread(remove_tree, directory)
+
+
+async def erase(session_id: str, *, store: JobStore, archives: ArchiveStore, clock: Clock) -> None:
+    """Delete all that there is of a session: marked first, so that a crash on the way is made good later.
+
+    Raises SessionNotFound, SessionBusy.
+    """
+    now = clock.now()
+
+    def mark(session: Session | None) -> Session:
+        if session is None:
+            raise SessionNotFound("no such session")
+        if session.line:
+            raise SessionBusy("jobs of the session are still open")
+        return session if session.erased_at is not None else replace(session, erased_at=now)
+
+    await store.change_session(session_id, mark)
+    await finish_erasing(session_id, store=store, archives=archives)
+
+
+async def finish_erasing(session_id: str, *, store: JobStore, archives: ArchiveStore) -> None:
+    """The rest of `erase` for a session that bears the mark: archives, then rows. Idempotent."""
+    for name in await archives.names(f"{PREFIX}/{session_id}/"):
+        await archives.delete(name)
+    await archives.delete(alias_name(session_id))
+    await store.erase(session_id)

@@ -1,0 +1,40 @@
+"""Taking a job: written down first, then the bell rings."""
+
+import logging
+
+from overnight.domain import transitions
+from overnight.domain.job import JobRequest
+from overnight.flows.run_job import ring
+from overnight.ports import Clock, Created, Entropy, Idempotency, JobStore, Queue
+
+log = logging.getLogger(__name__)
+
+
+async def submit(
+    request: JobRequest,
+    *,
+    session_id: str | None,
+    idempotency: Idempotency | None,
+    store: JobStore,
+    queue: Queue,
+    clock: Clock,
+    entropy: Entropy,
+) -> Created:
+    """Accept a job for the named session, or for a new one. It is durable on return.
+
+    Raises SessionNotFound, LineFull, IdempotencyConflict.
+    """
+    session = session_id or entropy.session_id()
+    admit = transitions.submit(
+        request,
+        job_id=entropy.job_id(),
+        session_id=session,
+        continues=session_id is not None,
+        now=clock.now(),
+    )
+    created = await store.create(session, request, admit, idempotency)
+    try:
+        await ring(queue, created.change.rings)
+    except Exception:  # whatever it is: the job is accepted, and the sweep rings lost bells again
+        log.exception("could not ring for job %s", created.change.job.job_id)
+    return created

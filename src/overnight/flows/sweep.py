@@ -1,0 +1,88 @@
+"""The small repair that runs all the time: lapsed leases, lost bells, leftovers of the dead. Idempotent."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from overnight.domain.errors import ErrorCode, JobNotFound, Refused
+from overnight.domain.job import Job, Status
+from overnight.domain.retry import RetryPolicy
+from overnight.domain.transitions import lapse
+from overnight.flows.run_job import ring
+from overnight.flows.sessions import finish_erasing
+from overnight.flows.workspace import Workspaces
+from overnight.ports import Agent, ArchiveStore, Clock, Entropy, JobIndex, JobStore, Queue, Roster
+
+log = logging.getLogger(__name__)
+
+BELLS_AT_ONCE = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    store: JobStore
+    index: JobIndex
+    queue: Queue
+    agent: Agent
+    roster: Roster
+    workspaces: Workspaces
+    archives: ArchiveStore
+    clock: Clock
+    entropy: Entropy
+    policy: RetryPolicy
+
+    async def once(self) -> None:
+        await self._take_back_lost_jobs()
+        await self._ring_lost_bells()
+        await self._clear_leftovers()
+        for session_id in await self.index.erasing():
+            await finish_erasing(session_id, store=self.store, archives=self.archives)
+
+    async def _take_back_lost_jobs(self) -> None:
+        for job in await self.index.running():
+            if job.lease is None:
+                continue
+            dead = await asyncio.to_thread(self.roster.is_dead, job.lease.worker)
+            if dead or job.lease.until <= self.clock.now():
+                await self._take_back(job, dead=dead)
+
+    async def _take_back(self, job: Job, *, dead: bool) -> None:
+        decide = lapse(
+            attempt=job.attempt,
+            now=self.clock.now(),
+            policy=self.policy,
+            chance=self.entropy.chance(),
+            delivery_id=self.entropy.delivery_id(),
+            worker_is_dead=dead,
+        )
+        try:
+            change = await self.store.change(job.job_id, decide)
+        except Refused:
+            return  # Its worker came back, or another sweep was faster.
+        if change.job.attempt == job.attempt and change.job.status is Status.PROCESSING:
+            return
+        log.warning("worker of job %s (attempt %d) is lost", job.job_id, job.attempt)
+        await self.agent.reap(self.workspaces.root(job.job_id, job.attempt))
+        await ring(self.queue, change.rings)
+
+    async def _ring_lost_bells(self) -> None:
+        now = self.clock.now()
+        for job_id in await self.index.runnable(now=now, limit=BELLS_AT_ONCE):
+            await self.queue.send(job_id, at=now)
+
+    async def _clear_leftovers(self) -> None:
+        """Delete directories that no attempt will go on from, after killing what may still run in them."""
+        for job_id, roots in (await asyncio.to_thread(self.workspaces.leftovers)).items():
+            if await self._is_over(job_id):
+                for root in roots:
+                    await self.agent.reap(root)
+                await self.workspaces.clear(job_id)
+
+    async def _is_over(self, job_id: str) -> bool:
+        try:
+            job = (await self.store.snapshot(job_id)).job
+        except JobNotFound:
+            return True
+        # A dead letter whose workers died was never saved: its directory is what a resend goes on from.
+        lost = job.error is not None and job.error.code is ErrorCode.WORKER_LOST
+        return job.status.final and not lost

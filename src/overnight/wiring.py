@@ -1,0 +1,307 @@
+"""Puts the parts together: the only file that names concrete classes."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from overnight.adapters.directory import DirectoryArchives
+from overnight.adapters.memory import MemoryWakeups
+from overnight.adapters.roster import FileRoster, worker_name
+from overnight.adapters.sqlite.database import Database, open_database
+from overnight.adapters.sqlite.index import SqliteIndex
+from overnight.adapters.sqlite.queue import SqliteQueue
+from overnight.adapters.sqlite.store import SqliteStore
+from overnight.adapters.sqlite.wakeups import DatagramWakeups, open_wakeups
+from overnight.adapters.system import SystemClock, SystemEntropy
+from overnight.adapters.webhooks import WebhookSender
+from overnight.agent.run import ClaudeAgent, claude_agent
+from overnight.api.app import create_app
+from overnight.api.parts import ApiParts, Limits, Readiness
+from overnight.archive import remove_tree
+from overnight.domain.signature import new_secret, parse_secret, sign
+from overnight.flows.lease import Holder
+from overnight.flows.notify import Notifier
+from overnight.flows.run_job import Runner
+from overnight.flows.sweep import Sweep
+from overnight.flows.workspace import Workspaces
+from overnight.rehearsal import serve_rehearsal
+from overnight.serving import listen, serving, url_of
+from overnight.settings import Settings, SettingsError
+from overnight.worker.loop import every, work
+
+log = logging.getLogger(__name__)
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+LONGEST_SWEEP_PAUSE = 2.0
+"""A lapsed lease is noticed within this, so a lost job runs again within its lease and two seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What every process of overnight shares: the data directory's adapters."""
+
+    settings: Settings
+    database: Database
+    store: SqliteStore
+    index: SqliteIndex
+    queue: SqliteQueue
+    wakeups: DatagramWakeups
+    archives: DirectoryArchives
+    roster: FileRoster
+    clock: SystemClock
+    entropy: SystemEntropy
+
+
+class Running:
+    """A service or a worker that is up. `stop()` asks for a clean end: leaving its block does the rest."""
+
+    def __init__(self, url: str, banner: Sequence[str]) -> None:
+        self.url = url
+        self.banner = banner
+        self.leaving = asyncio.Event()
+        self.failed = False
+
+    def stop(self) -> None:
+        self.leaving.set()
+
+    def fail(self) -> None:
+        """Stop, and say so by the exit status."""
+        self.failed = True
+        self.leaving.set()
+
+    async def until_stopped(self) -> None:
+        await self.leaving.wait()
+
+
+@contextlib.asynccontextmanager
+async def running_service(settings: Settings) -> AsyncIterator[Running]:
+    """The API and a worker, in this process. Leaving the block hands running jobs back first.
+
+    Raises SettingsError, StorageError, IsolationUnavailable, and OSError if the port is taken.
+    """
+    _refuse_public(settings)
+    listener = listen(settings.host, settings.port)
+    url = url_of(listener)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(listener.close)
+        base = await stack.enter_async_context(_base(settings))
+        agent, upstream = await _agent(stack, base)
+        running = Running(url, _banner(settings, agent, upstream))
+        app = create_app(_api_parts(base, agent, running, url))
+        await stack.enter_async_context(serving(app, listener, grace_seconds=2.0))
+        await stack.enter_async_context(_working(base, agent, running))
+        stack.enter_context(_recorded(settings.data / "service.json", url))
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def running_worker(settings: Settings) -> AsyncIterator[Running]:
+    """A worker alone, for the jobs in the data directory of a service on this machine."""
+    async with contextlib.AsyncExitStack() as stack:
+        base = await stack.enter_async_context(_base(settings))
+        agent, upstream = await _agent(stack, base)
+        running = Running("", _banner(settings, agent, upstream))
+        await stack.enter_async_context(_working(base, agent, running))
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def _base(settings: Settings) -> AsyncIterator[Base]:
+    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    clock, entropy = SystemClock(), SystemEntropy()
+    async with (
+        open_database(settings.data) as database,
+        open_wakeups(database, MemoryWakeups(), entropy) as wakeups,
+    ):
+        yield Base(
+            settings=settings,
+            database=database,
+            store=SqliteStore(database, wakeups, clock),
+            index=SqliteIndex(database),
+            queue=SqliteQueue(database, wakeups, clock, entropy),
+            wakeups=wakeups,
+            archives=DirectoryArchives(settings.data / "archives"),
+            roster=FileRoster(settings.data, socket.gethostname()),
+            clock=clock,
+            entropy=entropy,
+        )
+
+
+async def _agent(stack: contextlib.AsyncExitStack, base: Base) -> tuple[ClaudeAgent, str]:
+    """The agent, and in words where its API calls go: to the rehearsal API, if that is asked for."""
+    settings, upstream = base.settings, base.settings.anthropic_base_url
+    if settings.rehearsal:
+        url = await stack.enter_async_context(serve_rehearsal())
+        settings = settings.model_copy(
+            update={"anthropic_base_url": url, "anthropic_api_key": SecretStr("rehearsal")}
+        )
+        upstream = f"{url} (rehearsal: no key, no cost, no model)"
+    agent = await stack.enter_async_context(claude_agent(settings, clock=base.clock, entropy=base.entropy))
+    return agent, upstream
+
+
+@contextlib.asynccontextmanager
+async def _working(base: Base, agent: ClaudeAgent, running: Running) -> AsyncIterator[None]:
+    """The worker's loop, the sweep and the notifier, while the block runs."""
+    settings = base.settings
+    workspaces = Workspaces(settings.data, base.archives, settings.archive_exclude)
+    runner = _runner(base, agent, workspaces)
+    sweep = _sweep(base, agent, workspaces)
+    notifier = _notifier(base)
+    base.roster.enroll(runner.worker)
+    async with asyncio.TaskGroup() as tasks:
+        daemons = [
+            tasks.create_task(notifier.run()),
+            tasks.create_task(_stop_on_failure(base.database, running)),
+        ]
+        pause = min(settings.lease_seconds / 3, LONGEST_SWEEP_PAUSE)
+        leaving = running.leaving
+        tasks.create_task(every(pause, sweep.once, what="the sweep", leaving=leaving))
+        loop = tasks.create_task(work(runner, base.queue, concurrency=settings.concurrency, leaving=leaving))
+        try:
+            yield
+        finally:
+            running.stop()
+            await asyncio.wait({loop})
+            for daemon in daemons:
+                daemon.cancel()
+
+
+def _runner(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Runner:
+    settings = base.settings
+    return Runner(
+        worker=worker_name(socket.gethostname(), os.getpid(), base.entropy.session_id()[:8]),
+        store=base.store,
+        queue=base.queue,
+        agent=agent,
+        workspaces=workspaces,
+        holder=Holder(base.store, base.wakeups, base.clock, settings.lease_seconds),
+        clock=base.clock,
+        entropy=base.entropy,
+        policy=settings.retry_policy,
+        lease_seconds=settings.lease_seconds,
+    )
+
+
+def _sweep(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Sweep:
+    return Sweep(
+        store=base.store,
+        index=base.index,
+        queue=base.queue,
+        agent=agent,
+        roster=base.roster,
+        workspaces=workspaces,
+        archives=base.archives,
+        clock=base.clock,
+        entropy=base.entropy,
+        policy=base.settings.retry_policy,
+    )
+
+
+def _notifier(base: Base) -> Notifier:
+    secret = parse_secret(webhook_secret(base.settings))
+    return Notifier(
+        store=base.store,
+        index=base.index,
+        webhooks=WebhookSender(policy=base.settings.callback_policy, clock=base.clock),
+        wakeups=base.wakeups,
+        clock=base.clock,
+        entropy=base.entropy,
+        sign=partial(sign, secret),
+    )
+
+
+def _api_parts(base: Base, agent: ClaudeAgent, running: Running, url: str) -> ApiParts:
+    settings = base.settings
+    scratch = settings.data / "scratch"
+    remove_tree(scratch)  # What a crash left of uploads; two services on one directory are not supported.
+    scratch.mkdir(mode=0o700)
+
+    def ready() -> Readiness:
+        draining = running.leaving.is_set()
+        return Readiness(
+            ok=not draining, draining=draining, isolation=agent.isolation, reasons=(agent.tier.report,)
+        )
+
+    return ApiParts(
+        store=base.store,
+        index=base.index,
+        queue=base.queue,
+        archives=base.archives,
+        wakeups=base.wakeups,
+        clock=base.clock,
+        entropy=base.entropy,
+        callback_policy=settings.callback_policy,
+        limits=Limits(
+            max_body_bytes=settings.max_body_bytes,
+            max_archive_bytes=settings.max_archive_bytes,
+            max_timeout_seconds=settings.max_timeout_seconds,
+        ),
+        scratch=scratch,
+        allowed_hosts=("*",) if settings.allow_public else ("127.0.0.1", "[::1]", "localhost"),
+        ready=ready,
+        version=version("overnight"),
+    )
+
+
+async def _stop_on_failure(database: Database, running: Running) -> None:
+    """A disk that failed a sync may have lost what it says it has: stop, and let a restart read the truth."""
+    await database.failed()
+    log.critical("the database cannot be written any more: stopping")
+    running.fail()
+
+
+def webhook_secret(settings: Settings) -> str:
+    """The secret that webhooks are signed with: the setting, or one made once and kept beside the database."""
+    if settings.webhook_secret is not None:
+        return settings.webhook_secret.get_secret_value()
+    path = settings.data / "webhook-secret"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    with os.fdopen(descriptor, "w") as file:
+        secret = new_secret(os.urandom(32))
+        file.write(f"{secret}\n")
+    return secret
+
+
+@contextlib.contextmanager
+def _recorded(path: Path, url: str) -> Iterator[None]:
+    """Where the command line finds the service of this data directory."""
+    fresh = path.with_suffix(f".{os.getpid()}")
+    fresh.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+    fresh.replace(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _refuse_public(settings: Settings) -> None:
+    if settings.host not in LOOPBACK and not settings.allow_public:
+        raise SettingsError(
+            "OVERNIGHT_HOST: the address is not loopback, and this version has no API keys: whoever can reach the "
+            "service can run anything on this machine. Nothing was started. Put a proxy that authenticates before "
+            "it, or set OVERNIGHT_ALLOW_PUBLIC=1 if the network is yours alone."
+        )
+
+
+def _banner(settings: Settings, agent: ClaudeAgent, upstream: str) -> tuple[str, ...]:
+    return (
+        f"overnight {version('overnight')}",
+        f"  data       {settings.data}",
+        f"  upstream   {upstream}",
+        f"  isolation  {agent.tier.report}",
+        f"  runs       {settings.concurrency} at once",
+    )

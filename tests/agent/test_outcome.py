@@ -1,0 +1,204 @@
+"""The table from what was seen of a run to its outcome (facts: claude-code 8)."""
+
+import errno
+from typing import Any
+
+import pytest
+from claude_agent_sdk import (
+    AssistantMessage,
+    CLIConnectionError,
+    CLIJSONDecodeError,
+    CLINotFoundError,
+    ProcessError,
+    RateLimitEvent,
+    RateLimitInfo,
+    ResultMessage,
+    SystemMessage,
+)
+
+from overnight.agent.outcome import Record, code_of_status, outcome_of
+from overnight.domain.errors import ErrorCode
+from overnight.domain.job import Usage
+from overnight.domain.outcome import Ending, Outcome
+
+
+def result(**fields: Any) -> ResultMessage:
+    given: dict[str, Any] = {
+        "subtype": "success",
+        "duration_ms": 1,
+        "duration_api_ms": 1,
+        "is_error": False,
+        "num_turns": 3,
+        "session_id": "s",
+        "total_cost_usd": 0.5,
+        "usage": {"input_tokens": 10, "output_tokens": 2, "cache_read_input_tokens": 7},
+    }
+    return ResultMessage(**(given | fields))
+
+
+def api_failure(status: int | None, text: str = "API Error", **fields: Any) -> ResultMessage:
+    return result(is_error=True, result=text, api_error_status=status, terminal_reason="api_error", **fields)
+
+
+def judge(*messages: Any, stopped: bool = False, wants_structure: bool = False, **record: Any) -> Outcome:
+    seen = Record(**record)
+    for message in messages:
+        seen.note(message)
+    return outcome_of(seen, stopped=stopped, wants_structure=wants_structure, secret="the-token")
+
+
+def test_only_a_result_without_an_error_is_done() -> None:
+    outcome = judge(result(result="fine"))
+    assert outcome == Outcome(
+        ending=Ending.DONE,
+        result="fine",
+        num_turns=3,
+        session_cost_usd=0.5,
+        usage=Usage(input_tokens=10, output_tokens=2, cache_read_input_tokens=7),
+    )
+
+
+FAILED_RESULTS = [
+    (api_failure(400), ErrorCode.INVALID_REQUEST),
+    (api_failure(400, "prompt is too long: 9 tokens > 8 maximum"), ErrorCode.PROMPT_TOO_LONG),
+    (api_failure(401), ErrorCode.AUTHENTICATION),
+    (api_failure(402), ErrorCode.PERMISSION),
+    (api_failure(403), ErrorCode.PERMISSION),
+    (api_failure(404), ErrorCode.MODEL_NOT_FOUND),
+    (api_failure(413), ErrorCode.PROMPT_TOO_LONG),
+    (api_failure(418), ErrorCode.INVALID_REQUEST),
+    (api_failure(429), ErrorCode.RATE_LIMITED),
+    (api_failure(500), ErrorCode.API_ERROR),
+    (api_failure(502), ErrorCode.API_ERROR),
+    (api_failure(503), ErrorCode.OVERLOADED),
+    (api_failure(529), ErrorCode.OVERLOADED),
+    (api_failure(None, "Connection error. ECONNREFUSED"), ErrorCode.API_UNREACHABLE),
+    (api_failure(None, "getaddrinfo ENOTFOUND api"), ErrorCode.API_UNREACHABLE),
+    (api_failure(None, "empty or malformed response"), ErrorCode.API_ERROR),
+    (api_failure(None, "Request timed out"), ErrorCode.API_ERROR),
+    (
+        result(is_error=True, result="Prompt is too long", terminal_reason="blocking_limit"),
+        ErrorCode.PROMPT_TOO_LONG,
+    ),
+    (result(is_error=True, result="Not logged in · Please run /login"), ErrorCode.AUTHENTICATION),
+    (result(is_error=True, subtype="error_max_turns"), ErrorCode.MAX_TURNS),
+    (result(is_error=True, subtype="error_max_budget_usd"), ErrorCode.BUDGET_EXCEEDED),
+    (
+        result(is_error=True, subtype="error_max_structured_output_retries"),
+        ErrorCode.STRUCTURED_OUTPUT_MISSING,
+    ),
+    (result(is_error=True, subtype="error_during_execution"), ErrorCode.AGENT_CRASHED),
+    (result(is_error=False, subtype="error_max_turns"), ErrorCode.MAX_TURNS),
+]
+
+
+@pytest.mark.parametrize(("message", "code"), FAILED_RESULTS)
+def test_failed_results(message: ResultMessage, code: ErrorCode) -> None:
+    outcome = judge(message)
+    assert (outcome.ending, outcome.code) == (Ending.FAILED, code)
+    assert outcome.session_cost_usd == 0.5, "a failure has its price too"
+    assert outcome.message
+
+
+def too_large() -> CLIConnectionError:
+    error = CLIConnectionError("Failed to start Claude Code")
+    error.__cause__ = OSError(errno.E2BIG, "Argument list too long")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ProcessError("died", exit_code=137), ErrorCode.AGENT_CRASHED),
+        (CLINotFoundError(), ErrorCode.AGENT_NOT_STARTED),
+        (CLIConnectionError("no directory"), ErrorCode.AGENT_NOT_STARTED),
+        (Exception("Control request timeout: initialize"), ErrorCode.AGENT_NOT_STARTED),
+        (CLIJSONDecodeError("{", ValueError("x")), ErrorCode.OUTPUT_TOO_LARGE),
+        (too_large(), ErrorCode.INVALID_REQUEST),
+        (None, ErrorCode.NO_RESULT),
+    ],
+)
+def test_failures_without_a_result(error: Exception | None, code: ErrorCode) -> None:
+    assert judge(error=error).code is code
+
+
+def test_structured_output_is_missing_only_where_it_was_asked_for() -> None:
+    assert judge(result(), wants_structure=True).code is ErrorCode.STRUCTURED_OUTPUT_MISSING
+    assert judge(result(structured_output=[]), wants_structure=True).ending is Ending.DONE
+    assert judge(result()).ending is Ending.DONE
+
+
+def test_a_refused_key_is_known_at_the_first_retry() -> None:
+    retry = SystemMessage(subtype="api_retry", data={"error_status": 401, "attempt": 1})
+    assert judge(retry).code is ErrorCode.AUTHENTICATION
+    other = SystemMessage(subtype="api_retry", data={"error_status": 529, "attempt": 1})
+    assert judge(other).code is ErrorCode.NO_RESULT
+
+
+def test_a_stopped_run_is_interrupted_whatever_it_died_of() -> None:
+    aborted = result(is_error=True, subtype="error_during_execution", terminal_reason="aborted_tools")
+    assert judge(aborted, stopped=True).ending is Ending.INTERRUPTED
+    assert judge(aborted, stopped=True).session_cost_usd == 0.5
+    assert judge(stopped=True, error=ProcessError("killed", exit_code=-9)).ending is Ending.INTERRUPTED
+
+
+def test_work_that_was_done_before_the_stop_took_effect_counts() -> None:
+    assert judge(result(result="done"), stopped=True).ending is Ending.DONE
+
+
+def test_when_a_rate_limit_is_over() -> None:
+    limit = RateLimitEvent(
+        rate_limit_info=RateLimitInfo(status="rejected", resets_at=1_800_000_000), uuid="u", session_id="s"
+    )
+    assert judge(limit, api_failure(429)).resume_at == 1_800_000_000.0
+    assert judge(limit, api_failure(529)).resume_at is None, "only a rate limit is waited for"
+    assert judge(api_failure(429), resets_at=5.0).resume_at == 5.0
+
+
+def test_what_the_gateway_saw_beats_its_own_answer() -> None:
+    assert judge(api_failure(502), unreachable=True).code is ErrorCode.API_UNREACHABLE
+
+
+def test_without_a_result_usage_is_counted_from_the_messages_once_each() -> None:
+    def said(identity: str, tokens: int) -> AssistantMessage:
+        return AssistantMessage(content=[], model="m", message_id=identity, usage={"output_tokens": tokens})
+
+    outcome = judge(said("a", 1), said("a", 4), said("b", 2), stopped=True)
+    assert outcome.usage == Usage(output_tokens=6)
+    assert outcome.session_cost_usd is None
+
+
+def test_the_last_words_are_told_without_the_token() -> None:
+    seen = Record(error=ProcessError("died", exit_code=1))
+    seen.stderr.append("cannot start: ANTHROPIC_API_KEY=the-token")
+    message = outcome_of(seen, stopped=False, wants_structure=False, secret="the-token").message or ""
+    assert "cannot start" in message
+    assert "the-token" not in message
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        Record(result=result(is_error=True, errors=["No conversation found with session ID: x"])),
+        Record(stderr=Record().stderr.__class__(["No conversation found with session ID: x"])),
+        Record(
+            error=Exception("Claude Code returned an error result: No conversation found with session ID")
+        ),
+    ],
+)
+def test_a_missing_conversation_is_known(seen: Record) -> None:
+    assert seen.conversation_missing
+    assert not Record(error=Exception("other")).conversation_missing
+
+
+def test_every_status_has_a_code() -> None:
+    assert {code_of_status(status) for status in range(400, 600)} == {
+        ErrorCode.AUTHENTICATION,
+        ErrorCode.PERMISSION,
+        ErrorCode.MODEL_NOT_FOUND,
+        ErrorCode.PROMPT_TOO_LONG,
+        ErrorCode.RATE_LIMITED,
+        ErrorCode.OVERLOADED,
+        ErrorCode.INVALID_REQUEST,
+        ErrorCode.API_ERROR,
+    }

@@ -1,0 +1,108 @@
+"""Finding and ending what a run left behind. Real processes, no agent."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from overnight.agent import processes
+
+MARK = "mark-of-the-test-0001"
+
+
+async def shell(script: str, mark: str | None = MARK) -> asyncio.subprocess.Process:
+    """Returns when the script has said `ready`."""
+    environment = {"PATH": os.defpath} | ({processes.MARK: mark} if mark else {})
+    process = await asyncio.create_subprocess_exec(
+        "/bin/sh", "-c", script, stdout=asyncio.subprocess.PIPE, env=environment, start_new_session=True
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"ready\n"
+    return process
+
+
+@pytest.fixture(autouse=True)
+async def clean() -> AsyncIterator[None]:
+    yield
+    await processes.end(MARK)
+
+
+def commands() -> list[str]:
+    return sorted(Path(f"/proc/{p.pid}/comm").read_text().strip() for p in processes.find(MARK))
+
+
+async def test_children_daemons_and_children_without_an_environment_are_found() -> None:
+    process = await shell(
+        "setsid tail -f /dev/null >/dev/null & env -i sleep 1000 >/dev/null & sleep 0.2; echo ready; wait"
+    )
+    assert commands() == ["sh", "sleep", "tail"]
+    assert await processes.end(MARK) == []
+    assert processes.find(MARK) == []
+    assert await process.wait() == -signal.SIGKILL
+
+
+async def test_a_daemon_whose_parents_are_gone_is_found() -> None:
+    process = await shell("setsid sh -c 'tail -f /dev/null >/dev/null &'; echo ready")
+    await process.wait()
+    assert commands() == ["tail"]
+    assert await processes.end(MARK) == []
+
+
+async def test_a_frozen_process_is_ended() -> None:
+    process = await shell("echo ready; kill -STOP $$")
+    assert await processes.end(MARK) == []
+    assert await process.wait() == -signal.SIGKILL
+
+
+async def test_others_are_left_alone() -> None:
+    other = await shell("echo ready; exec tail -f /dev/null", mark=MARK + "-longer")
+    none = await shell("echo ready; exec tail -f /dev/null", mark=None)
+    await processes.end(MARK)
+    assert other.returncode is None
+    assert none.returncode is None
+    for process in (other, none):
+        process.kill()
+        await process.wait()
+
+
+async def test_a_reused_pid_is_not_killed() -> None:
+    process = await shell("echo ready; exec tail -f /dev/null")
+    (found,) = processes.find(MARK)
+    earlier = processes.Process(found.pid, found.parent, found.started - 1, found.namespace)
+    processes._kill(earlier)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(process.wait(), 0.1)
+    processes._kill(found)
+    assert await process.wait() == -signal.SIGKILL
+
+
+async def test_reaping_a_workspace(tmp_path: Path) -> None:
+    process = await shell("echo ready; exec tail -f /dev/null")
+    processes.note(tmp_path, MARK)
+    await processes.reap(tmp_path)
+    assert await process.wait() == -signal.SIGKILL
+    assert not (tmp_path / processes.RECORD).exists()
+    await processes.reap(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"mark": 1}', '{"mark": ""}', '{"mark": "a b"}', "\x80"])
+async def test_a_record_that_says_nothing_usable_is_ignored(tmp_path: Path, text: str) -> None:
+    (tmp_path / processes.RECORD).write_bytes(text.encode("latin-1"))
+    await processes.reap(tmp_path)
+
+
+async def test_what_cannot_be_ended_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = await shell("echo ready; exec tail -f /dev/null")
+    (tmp_path / processes.RECORD).write_text(json.dumps({"mark": MARK}))
+    monkeypatch.setattr(processes, "_kill", lambda process: None)  # as a process stuck in the kernel looks
+    monkeypatch.setattr(processes, "KILL_SECONDS", 0.05)
+    with pytest.raises(OSError, match=str(process.pid)):
+        await processes.reap(tmp_path)
+    assert (tmp_path / processes.RECORD).exists()
+    monkeypatch.undo()
+    await processes.end(MARK)
+    await process.wait()

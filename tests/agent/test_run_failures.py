@@ -1,0 +1,68 @@
+"""Failures of the API, as a run reports them. The number of tries is cut down to one for time's sake."""
+
+import time
+from typing import Any
+
+import pytest
+
+from overnight.domain.errors import ErrorCode
+
+pytestmark = pytest.mark.e2e
+
+
+async def test_a_refused_key_fails_at_once(stage: Any) -> None:
+    async with stage(agent_api_retries=10) as it:
+        started = time.monotonic()
+        outcome = await it.run("x\nrehearsal: error 401")
+    assert outcome.code is ErrorCode.AUTHENTICATION
+    assert time.monotonic() - started < 10, "Claude Code itself would try for three minutes"
+
+
+async def test_no_key_at_all(stage: Any) -> None:
+    async with stage(anthropic_api_key=None) as it:
+        outcome = await it.run("x")
+    assert outcome.code is ErrorCode.AUTHENTICATION
+    assert it.api.bodies == []
+
+
+async def test_an_overloaded_api(stage: Any) -> None:
+    async with stage() as it:
+        outcome = await it.run("x\nrehearsal: error 529")
+        assert outcome.code is ErrorCode.OVERLOADED
+        assert len(it.of("agent.api_retry")) == 1
+        recovered = await it.run("x\nrehearsal: error 529 x1\nrehearsal: answer ok")
+    assert recovered.result == "ok"
+
+
+async def test_a_rate_limit_says_when_to_come_back(stage: Any) -> None:
+    async with stage() as it:
+        outcome = await it.run("x\nrehearsal: error 429 retry-after=3600")
+    assert outcome.code is ErrorCode.RATE_LIMITED
+    assert outcome.resume_at == pytest.approx(time.time() + 3600, abs=30)
+
+
+async def test_an_api_that_cannot_be_reached(stage: Any) -> None:
+    async with stage(anthropic_base_url="http://127.0.0.1:1") as it:
+        outcome = await it.run("x")
+    assert outcome.code is ErrorCode.API_UNREACHABLE
+
+
+async def test_permanent_answers(stage: Any) -> None:
+    expected = {
+        400: ErrorCode.INVALID_REQUEST,
+        403: ErrorCode.PERMISSION,
+        404: ErrorCode.MODEL_NOT_FOUND,
+    }
+    async with stage() as it:
+        found = {status: (await it.run(f"x\nrehearsal: error {status}")).code for status in expected}
+    assert found == expected
+
+
+async def test_a_cli_that_dies_is_a_crash_with_its_last_words(stage: Any) -> None:
+    async with stage() as it:
+        # Its parent is the CLI: the agent can kill the program that it runs in.
+        outcome = await it.run("x\nrehearsal: bash kill -9 $PPID\nrehearsal: answer no")
+        assert outcome.code is ErrorCode.AGENT_CRASHED
+        assert "kept" in (outcome.message or "")
+        again = await it.run("go on\nrehearsal: recall")
+    assert "x" in (again.result or "")

@@ -1,0 +1,70 @@
+"""What only a directory can promise: checksums that other tools read, no rests, damage found."""
+
+import asyncio
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from overnight.adapters.directory import DirectoryArchives
+
+NAME = "claude-code/session/job.1.zip"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A store that holds one archive and its alias."""
+    (tmp_path / "made").write_bytes(b"archive" * 1000)
+    store = DirectoryArchives(tmp_path / "store")
+    asyncio.run(store.put(NAME, tmp_path / "made"))
+    asyncio.run(store.publish(NAME, "claude-code/session.zip"))
+    return tmp_path / "store"
+
+
+def files(root: Path) -> list[str]:
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+
+
+def test_nothing_but_the_archive_its_record_and_its_alias_remains(root: Path, tmp_path: Path) -> None:
+    assert files(root) == [
+        "claude-code/session.zip",
+        "claude-code/session/.job.1.zip.sha256",
+        "claude-code/session/job.1.zip",
+    ]
+    assert list(tmp_path.iterdir()) == [root]
+
+
+def test_the_alias_costs_no_second_copy(root: Path) -> None:
+    assert (root / NAME).samefile(root / "claude-code/session.zip")
+
+
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="sha256sum is not installed")
+def test_sha256sum_can_check_the_store(root: Path) -> None:
+    done = subprocess.run(["sha256sum", "-c", ".job.1.zip.sha256"], cwd=(root / NAME).parent, check=False)
+    assert done.returncode == 0
+
+
+def test_an_archive_that_rotted_is_not_handed_out(root: Path, tmp_path: Path) -> None:
+    with (root / NAME).open("r+b") as file:
+        file.write(b"X")
+    with pytest.raises(OSError, match="checksum"):
+        asyncio.run(DirectoryArchives(root).fetch(NAME, tmp_path / "t"))
+    assert not (tmp_path / "t").exists()
+
+
+def test_deleting_the_last_archive_removes_its_directory(root: Path) -> None:
+    asyncio.run(DirectoryArchives(root).delete(NAME))
+    assert files(root) == ["claude-code/session.zip"]
+    assert not (root / NAME).parent.exists()
+
+
+def test_a_source_on_another_file_system_is_copied(root: Path, tmp_path: Path) -> None:
+    shared_memory = Path("/dev/shm")
+    if not shared_memory.is_dir() or shared_memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system to copy from")
+    source = shared_memory / f"{tmp_path.name}.zip"
+    source.write_bytes(b"from afar")
+    asyncio.run(DirectoryArchives(root).put("claude-code/session/job.2.zip", source))
+    assert (root / "claude-code/session/job.2.zip").read_bytes() == b"from afar"
+    assert not source.exists()

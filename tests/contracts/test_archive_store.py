@@ -1,0 +1,174 @@
+"""What every archive store promises."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from overnight.adapters.directory import DirectoryArchives
+from overnight.adapters.memory_archives import MemoryArchives
+from overnight.ports import ArchiveConflict, ArchiveMissing, ArchiveStore, StoredArchive
+
+SESSION = "claude-code/6f1c2f5e-8a53-4d0e-9c61-1f6f2f1f6b11"
+FIRST, SECOND, ALIAS = f"{SESSION}/job-1.1.zip", f"{SESSION}/job-2.1.zip", f"{SESSION}.zip"
+
+
+@pytest.fixture(params=["memory", "directory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArchiveStore:
+    return MemoryArchives() if request.param == "memory" else DirectoryArchives(tmp_path / "store")
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Callable[[bytes], Path]:
+    """A new file outside the store, ready to be put."""
+    count = iter(range(1000))
+
+    def make(content: bytes) -> Path:
+        path = tmp_path / f"made-{next(count)}.zip"
+        path.write_bytes(content)
+        return path
+
+    return make
+
+
+Made = Callable[[bytes], Path]
+
+
+async def fetched(store: ArchiveStore, name: str, tmp_path: Path) -> bytes:
+    await store.fetch(name, tmp_path / "fetched")
+    return (tmp_path / "fetched").read_bytes()
+
+
+async def test_what_was_put_is_fetched(store: ArchiveStore, made: Made, tmp_path: Path) -> None:
+    content = os.urandom(3 << 20)
+    expected = StoredArchive(name=FIRST, size=3 << 20, sha256=hashlib.sha256(content).hexdigest())
+    assert await store.put(FIRST, made(content)) == expected
+    assert await store.fetch(FIRST, tmp_path / "t") == expected
+    assert (tmp_path / "t").read_bytes() == content
+
+
+async def test_fetching_replaces_what_stood_there(store: ArchiveStore, made: Made, tmp_path: Path) -> None:
+    (tmp_path / "fetched").write_bytes(b"longer than the archive")
+    await store.put(FIRST, made(b"one"))
+    assert await fetched(store, FIRST, tmp_path) == b"one"
+
+
+async def test_the_same_bytes_again_are_fine_and_others_are_a_conflict(
+    store: ArchiveStore, made: Made, tmp_path: Path
+) -> None:
+    first = await store.put(FIRST, made(b"one"))
+    assert await store.put(FIRST, made(b"one")) == first
+    other = made(b"other")
+    with pytest.raises(ArchiveConflict):
+        await store.put(FIRST, other)
+    assert other.read_bytes() == b"other"
+    assert await fetched(store, FIRST, tmp_path) == b"one"
+
+
+async def test_of_two_at_once_with_different_bytes_one_wins(
+    store: ArchiveStore, made: Made, tmp_path: Path
+) -> None:
+    contents = [bytes([n]) * 10_000 for n in range(8)]
+    done = await asyncio.gather(*(store.put(FIRST, made(c)) for c in contents), return_exceptions=True)
+    winners = [result for result in done if isinstance(result, StoredArchive)]
+    assert len(winners) == 1
+    assert all(isinstance(result, StoredArchive | ArchiveConflict) for result in done)
+    assert hashlib.sha256(await fetched(store, FIRST, tmp_path)).hexdigest() == winners[0].sha256
+
+
+async def test_what_is_handed_out_cannot_change_what_is_kept(
+    store: ArchiveStore, made: Made, tmp_path: Path
+) -> None:
+    source = made(b"one")
+    await store.put(FIRST, source)
+    source.write_bytes(b"changed at the source")
+    await store.fetch(FIRST, tmp_path / "t")
+    with (tmp_path / "t").open("r+b") as file:
+        file.write(b"two")
+    assert await fetched(store, FIRST, tmp_path) == b"one"
+
+
+async def test_a_missing_archive_is_said_and_leaves_nothing(store: ArchiveStore, tmp_path: Path) -> None:
+    with pytest.raises(ArchiveMissing):
+        await store.fetch(FIRST, tmp_path / "t")
+    with pytest.raises(ArchiveMissing):
+        await store.publish(FIRST, ALIAS)
+    assert not (tmp_path / "t").exists()
+    assert list(await store.names("")) == []
+
+
+async def test_the_alias_shows_the_archive_published_last(
+    store: ArchiveStore, made: Made, tmp_path: Path
+) -> None:
+    await store.put(FIRST, made(b"one"))
+    await store.put(SECOND, made(b"two"))
+    for name, content in ((FIRST, b"one"), (SECOND, b"two"), (SECOND, b"two"), (FIRST, b"one")):
+        await store.publish(name, ALIAS)
+        assert await fetched(store, ALIAS, tmp_path) == content
+    assert await fetched(store, SECOND, tmp_path) == b"two"
+
+
+async def test_the_alias_outlives_the_archive_it_shows(
+    store: ArchiveStore, made: Made, tmp_path: Path
+) -> None:
+    await store.put(FIRST, made(b"one"))
+    await store.publish(FIRST, ALIAS)
+    await store.delete(FIRST)
+    assert await fetched(store, ALIAS, tmp_path) == b"one"
+
+
+async def test_deleting_is_idempotent_and_frees_the_name(
+    store: ArchiveStore, made: Made, tmp_path: Path
+) -> None:
+    await store.put(FIRST, made(b"one"))
+    await store.delete(FIRST)
+    await store.delete(FIRST)
+    with pytest.raises(ArchiveMissing):
+        await store.fetch(FIRST, tmp_path / "t")
+    await store.put(FIRST, made(b"other"))
+    assert await fetched(store, FIRST, tmp_path) == b"other"
+
+
+async def test_names_are_sorted_and_begin_with_the_prefix(store: ArchiveStore, made: Made) -> None:
+    for name in (SECOND, FIRST, "claude-code/other/x.zip"):
+        await store.put(name, made(name.encode()))
+    await store.publish(SECOND, ALIAS)
+    assert list(await store.names(f"{SESSION}/")) == [FIRST, SECOND]
+    assert list(await store.names(SESSION)) == sorted([ALIAS, FIRST, SECOND])
+    assert list(await store.names(f"{SESSION}/job-2")) == [SECOND]
+    assert list(await store.names("nothing/here")) == []
+    assert len(await store.names("")) == 4
+
+
+BAD_NAMES = [
+    "", ".", "..", "/", "x", "/x.zip", "../x.zip", "a/../x.zip", "a//x.zip", "a/./x.zip", "a/.x.zip", "a.zip/x.zip",
+    "a\\x.zip", "a/x.zip/", "x.zip\n", "\u00e9.zip", "a\0.zip", "x" * 300 + ".zip", ".incoming/x.zip", "a b.zip",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_NAMES, ids=lambda name: repr(name[:12]))
+async def test_other_names_are_refused(name: str, store: ArchiveStore, made: Made, tmp_path: Path) -> None:
+    await store.put(FIRST, made(b"one"))
+    with pytest.raises(ValueError, match="not a name"):
+        await store.put(name, made(b"x"))
+    with pytest.raises(ValueError, match="not a name"):
+        await store.fetch(name, tmp_path / "t")
+    with pytest.raises(ValueError, match="not a name"):
+        await store.publish(FIRST, name)
+    with pytest.raises(ValueError, match="not a name"):
+        await store.delete(name)
+
+
+@pytest.mark.parametrize("prefix", ["/", "..", "../", "a/../", ".incoming", "a//"])
+async def test_other_prefixes_are_refused(prefix: str, store: ArchiveStore) -> None:
+    with pytest.raises(ValueError, match="not a prefix"):
+        await store.names(prefix)
+
+
+async def test_a_missing_source_is_an_error_and_stores_nothing(store: ArchiveStore, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        await store.put(FIRST, tmp_path / "nothing")
+    assert list(await store.names("")) == []

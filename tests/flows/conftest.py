@@ -1,0 +1,193 @@
+"""A worker over memory adapters and a real directory, with an agent that does what a test tells it."""
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from overnight.adapters.memory import MemoryQueue, MemoryStore, MemoryWakeups
+from overnight.adapters.memory_archives import MemoryArchives
+from overnight.domain import transitions
+from overnight.domain.job import Event, Job, JobRequest
+from overnight.domain.outcome import Ending, Outcome
+from overnight.domain.retry import RetryPolicy
+from overnight.flows.lease import Holder
+from overnight.flows.run_job import Runner, ring
+from overnight.flows.sweep import Sweep
+from overnight.flows.workspace import Workspaces
+from overnight.ports import Bell, RunOrder, Stop
+
+Act = Callable[[RunOrder, Callable[[str, Mapping[str, Any]], None], Stop], Awaitable[Outcome]]
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.time = 1_000_000.0
+
+    def now(self) -> float:
+        return self.time
+
+
+class Entropy:
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+
+    def _uuid(self) -> str:
+        return f"00000000-0000-7000-8000-{next(self._numbers):012x}"
+
+    def job_id(self) -> str:
+        return self._uuid()
+
+    def session_id(self) -> str:
+        return self._uuid()
+
+    def delivery_id(self) -> str:
+        return f"msg_{next(self._numbers):032x}"
+
+    def chance(self) -> float:
+        return 0.5
+
+    def token(self) -> str:
+        return f"token{next(self._numbers)}"
+
+
+class ScriptedAgent:
+    isolation = "test"
+
+    def __init__(self) -> None:
+        self.acts: list[Act] = []
+        self.orders: list[RunOrder] = []
+        self.reaped: list[Path] = []
+
+    async def run(
+        self, order: RunOrder, *, emit: Callable[[str, Mapping[str, Any]], None], stop: Stop
+    ) -> Outcome:
+        self.orders.append(order)
+        return await self.acts.pop(0)(order, emit, stop)
+
+    async def reap(self, root: Path) -> None:
+        self.reaped.append(root)
+
+
+class Roster:
+    def __init__(self) -> None:
+        self.dead: set[str] = set()
+
+    def is_dead(self, worker: str) -> bool:
+        return worker in self.dead
+
+
+def done(result: str = "done", *, cost: float = 0.5) -> Outcome:
+    return Outcome(ending=Ending.DONE, result=result, session_cost_usd=cost)
+
+
+def writes(name: str, content: str, outcome: Outcome) -> Act:
+    async def act(order: RunOrder, emit: Callable[[str, Mapping[str, Any]], None], stop: Stop) -> Outcome:
+        (order.workspace.files / name).write_text(content)
+        emit("agent.text", {"text": f"wrote {name}"})
+        return outcome
+
+    return act
+
+
+@dataclass
+class World:
+    data: Path
+    clock: Clock = field(default_factory=Clock)
+    entropy: Entropy = field(default_factory=Entropy)
+    wakeups: MemoryWakeups = field(default_factory=MemoryWakeups)
+    agent: ScriptedAgent = field(default_factory=ScriptedAgent)
+    archives: MemoryArchives = field(default_factory=MemoryArchives)
+    roster: Roster = field(default_factory=Roster)
+    leaving: asyncio.Event = field(default_factory=asyncio.Event)
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+
+    def __post_init__(self) -> None:
+        self.store = MemoryStore(self.wakeups, self.clock)
+        self.queue = MemoryQueue(self.wakeups, self.clock, self.entropy)
+        self.workspaces = Workspaces(self.data, self.archives, exclude=("dist",))
+
+    def runner(self, worker: str = "worker-1") -> Runner:
+        return Runner(
+            worker=worker,
+            store=self.store,
+            queue=self.queue,
+            agent=self.agent,
+            workspaces=self.workspaces,
+            holder=Holder(self.store, self.wakeups, self.clock, 15.0),
+            clock=self.clock,
+            entropy=self.entropy,
+            policy=self.policy,
+            lease_seconds=15.0,
+            save_delays=(0.0, 0.0),
+        )
+
+    def sweep(self) -> Sweep:
+        return Sweep(
+            store=self.store,
+            index=self.store,
+            queue=self.queue,
+            agent=self.agent,
+            roster=self.roster,
+            workspaces=self.workspaces,
+            archives=self.archives,
+            clock=self.clock,
+            entropy=self.entropy,
+            policy=self.policy,
+        )
+
+    async def submit(self, prompt: str = "do it", session_id: str | None = None, **options: Any) -> Job:
+        request = replace(JobRequest(prompt=prompt), **options)
+        session = session_id or self.entropy.session_id()
+        admit = transitions.submit(
+            request,
+            job_id=self.entropy.job_id(),
+            session_id=session,
+            continues=session_id is not None,
+            now=self.clock.now(),
+        )
+        created = await self.store.create(session, request, admit)
+        await ring(self.queue, created.change.rings)
+        return created.change.job
+
+    async def bell(self) -> Bell:
+        [bell] = await self.queue.receive(limit=1, visibility_seconds=30, wait_seconds=0)
+        return bell
+
+    async def silence(self) -> bool:
+        return not await self.queue.receive(limit=9, visibility_seconds=30, wait_seconds=0)
+
+    async def run_next(self, *acts: Act) -> None:
+        self.agent.acts.extend(acts)
+        await self.runner().run(await self.bell(), leaving=self.leaving)
+
+    async def job(self, job_id: str) -> Job:
+        return (await self.store.snapshot(job_id)).job
+
+    async def events(self, job_id: str) -> list[Event]:
+        return list(await self.store.events(job_id, limit=1000))
+
+    async def kinds(self, job_id: str) -> list[str]:
+        return [event.type for event in await self.events(job_id)]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.fixture
+def agents() -> Any:
+    """How tests script the agent: `agents.writes(name, content, outcome)`, `agents.done(result)`."""
+
+    class Agents:
+        done = staticmethod(done)
+        writes = staticmethod(writes)
+
+    return Agents

@@ -1,0 +1,245 @@
+"""One attempt, from the bell to a final status or back to the queue."""
+
+import asyncio
+import io
+import zipfile
+from typing import Any
+
+import pytest
+
+from overnight.domain import transitions
+from overnight.domain.errors import ErrorCode
+from overnight.domain.job import Status, WaitingFor
+from overnight.domain.outcome import Ending, Outcome, failed
+from overnight.ports import RunOrder, Stop
+
+BUSY = failed(ErrorCode.OVERLOADED, "busy")
+
+
+def stopped(seen: asyncio.Event | None = None) -> Any:
+    """An agent that works until it is told to stop."""
+
+    async def act(order: RunOrder, _emit: Any, stop: Stop) -> Outcome:
+        (order.workspace.files / "half.txt").write_text("half")
+        if seen is not None:
+            seen.set()
+        await stop.wait()
+        return Outcome(ending=Ending.INTERRUPTED, session_cost_usd=0.25)
+
+    return act
+
+
+async def read(world: Any, name: str) -> zipfile.ZipFile:
+    target = world.data / "read.zip"
+    await world.archives.fetch(name, target)
+    return zipfile.ZipFile(io.BytesIO(target.read_bytes()))
+
+
+async def test_a_job_runs_is_saved_published_and_leaves_no_directory(world: Any, agents: Any) -> None:
+    job = await world.submit("write a note")
+    await world.run_next(agents.writes("note.txt", "hello", agents.done("wrote it")))
+    job = await world.job(job.job_id)
+    assert (job.status, job.result, job.attempt, job.cost_usd) == (Status.COMPLETED, "wrote it", 1, 0.5)
+    assert (await read(world, f"claude-code/{job.session_id}.zip")).read("note.txt") == b"hello"
+    assert job.archive == f"claude-code/{job.session_id}/{job.job_id}.1.zip"
+    assert (await world.store.session(job.session_id)).archive.name == job.archive
+    assert list((world.data / "runs").iterdir()) == []
+    assert await world.kinds(job.job_id) == [
+        "job.queued",
+        "job.started",
+        "workspace.ready",
+        "agent.text",
+        "workspace.saved",
+        "job.completed",
+    ]
+    assert await world.silence()
+
+
+async def test_the_next_job_of_the_session_starts_from_the_saved_files(world: Any, agents: Any) -> None:
+    first = await world.submit()
+    second = await world.submit(session_id=first.session_id)
+    await world.run_next(agents.writes("note.txt", "hello", agents.done(cost=0.5)))
+    seen = []
+
+    async def look(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
+        seen.append((order.prompt, (order.workspace.files / "note.txt").read_text()))
+        return Outcome(ending=Ending.DONE, result="seen", session_cost_usd=0.7)
+
+    await world.run_next(look)
+    assert seen == [("do it", "hello")]
+    assert (await world.job(second.job_id)).cost_usd == pytest.approx(0.2)
+
+
+async def test_a_bell_for_a_later_job_of_a_busy_session_is_dropped_until_the_first_ends(
+    world: Any, agents: Any
+) -> None:
+    first = await world.submit()
+    second = await world.submit(session_id=first.session_id)
+    held, early = await world.bell(), await world.bell()
+    await world.runner().run(early, leaving=world.leaving)
+    assert (await world.job(second.job_id)).status is Status.QUEUED
+    world.agent.acts.append(agents.writes("a", "a", agents.done()))
+    await world.runner().run(held, leaving=world.leaving)
+    assert (await world.bell()).job_id == second.job_id
+
+
+async def test_a_transient_failure_goes_back_with_a_delay_and_goes_on_in_its_workspace(
+    world: Any, agents: Any
+) -> None:
+    job = await world.submit("the task")
+    await world.run_next(agents.writes("half.txt", "half", BUSY))
+    waiting = await world.job(job.job_id)
+    assert (waiting.status, waiting.waiting_for) == (Status.QUEUED, WaitingFor.RETRY)
+    assert waiting.available_at == world.clock.now() + 10.0
+    assert await world.silence()
+    world.clock.time += 10.0
+    found = []
+
+    async def look(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
+        found.append((order.workspace.files / "half.txt").read_text())
+        return agents.done("finished")
+
+    await world.run_next(look)
+    assert found == ["half"]
+    assert "<task>\nthe task\n</task>" in world.agent.orders[1].prompt
+    assert world.agent.reaped == [world.workspaces.root(job.job_id, 1)]
+    assert (await world.job(job.job_id)).status is Status.COMPLETED
+
+
+async def test_after_three_retries_the_job_is_a_dead_letter_with_its_files_kept(
+    world: Any, agents: Any
+) -> None:
+    job = await world.submit()
+    for _ in range(4):
+        await world.run_next(agents.writes("half.txt", "half", BUSY))
+        world.clock.time += 400.0
+    dead = await world.job(job.job_id)
+    assert (dead.status, dead.attempt, dead.error.code) == (Status.FAILED, 4, ErrorCode.OVERLOADED)
+    assert (await read(world, dead.archive)).read("half.txt") == b"half"
+    assert await world.silence()
+
+
+async def test_a_rate_limit_parks_the_job_until_it_resets_and_costs_no_retry(world: Any, agents: Any) -> None:
+    job = await world.submit()
+    resume_at = world.clock.now() + 3600
+    limited = Outcome(ending=Ending.FAILED, code=ErrorCode.RATE_LIMITED, message="limit", resume_at=resume_at)
+    await world.run_next(agents.writes("a", "a", limited))
+    parked = await world.job(job.job_id)
+    assert (parked.status, parked.waiting_for, parked.failures) == (Status.QUEUED, WaitingFor.RATE_LIMIT, 0)
+    assert resume_at <= parked.available_at <= resume_at + 5
+
+
+async def test_a_permanent_failure_is_not_tried_again(world: Any, agents: Any) -> None:
+    job = await world.submit()
+    await world.run_next(agents.writes("a", "a", failed(ErrorCode.AUTHENTICATION, "no key")))
+    assert (await world.job(job.job_id)).status is Status.FAILED
+    assert await world.silence()
+
+
+async def test_a_shutdown_hands_the_job_back_at_no_cost(world: Any) -> None:
+    job = await world.submit()
+    running = asyncio.Event()
+    world.agent.acts.append(stopped(running))
+    run = asyncio.create_task(world.runner().run(await world.bell(), leaving=world.leaving))
+    await running.wait()
+    world.leaving.set()
+    await run
+    back = await world.job(job.job_id)
+    assert (back.status, back.failures, back.losses, back.lease) == (Status.QUEUED, 0, 0, None)
+    assert (world.workspaces.root(job.job_id, 1) / "files" / "half.txt").read_text() == "half"
+    assert (await world.bell()).job_id == job.job_id
+
+
+async def test_a_cancel_stops_the_run_and_keeps_its_files(world: Any) -> None:
+    job = await world.submit()
+    running = asyncio.Event()
+    world.agent.acts.append(stopped(running))
+    run = asyncio.create_task(world.runner().run(await world.bell(), leaving=world.leaving))
+    await running.wait()
+    await world.store.change(job.job_id, transitions.cancel(now=world.clock.now(), delivery_id="msg_1"))
+    await run
+    ended = await world.job(job.job_id)
+    assert (ended.status, ended.cost_usd) == (Status.CANCELLED, 0.25)
+    assert (await read(world, ended.archive)).read("half.txt") == b"half"
+
+
+async def test_a_run_over_its_time_fails_for_good(world: Any) -> None:
+    job = await world.submit(timeout_seconds=0.05)
+    await world.run_next(stopped())
+    ended = await world.job(job.job_id)
+    assert (ended.status, ended.error.code, ended.error.retryable) == (
+        Status.FAILED,
+        ErrorCode.TIMEOUT,
+        False,
+    )
+    assert (await read(world, ended.archive)).read("half.txt") == b"half"
+
+
+async def test_an_attempt_that_lost_its_job_changes_nothing(world: Any, agents: Any) -> None:
+    job = await world.submit()
+    running = asyncio.Event()
+    world.agent.acts.append(stopped(running))
+    frozen = asyncio.create_task(world.runner("frozen").run(await world.bell(), leaving=world.leaving))
+    await running.wait()
+    world.roster.dead.add("frozen")
+    await world.sweep().once()
+    assert (await world.job(job.job_id)).status is Status.QUEUED
+    await frozen
+    after = await world.job(job.job_id)
+    assert (after.status, after.losses, after.archive) == (Status.QUEUED, 1, None)
+    await world.run_next(agents.writes("a", "a", agents.done("second")))
+    assert (await world.job(job.job_id)).result == "second"
+    assert (await world.kinds(job.job_id)).count("job.completed") == 1
+
+
+async def test_saving_is_tried_again_and_the_run_is_not(world: Any, agents: Any) -> None:
+    job = await world.submit()
+    put, failures = world.archives.put, [OSError("disk"), OSError("disk")]
+
+    async def flaky(name: str, source: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await put(name, source)
+
+    world.archives.put = flaky
+    await world.run_next(agents.writes("a", "a", agents.done()))
+    assert (await world.job(job.job_id)).status is Status.COMPLETED
+    assert len(world.agent.orders) == 1
+
+
+async def test_an_outcome_is_recorded_even_if_the_files_cannot_be_saved(world: Any, agents: Any) -> None:
+    job = await world.submit()
+
+    async def broken(name: str, source: Any) -> Any:
+        raise OSError("disk")
+
+    world.archives.put = broken
+    await world.run_next(agents.writes("a.txt", "kept", agents.done("paid for")))
+    ended = await world.job(job.job_id)
+    assert (ended.status, ended.result, ended.archive) == (Status.COMPLETED, "paid for", None)
+    [place] = (world.data / "unsaved").iterdir()
+    assert (place / "files" / "a.txt").read_text() == "kept"
+    told = [e.data for e in await world.events(job.job_id) if e.type == "workspace.not_saved"]
+    assert told == [{"kept_in": place.name}]
+
+
+async def test_a_session_whose_archive_is_gone_fails_clearly_and_once(world: Any, agents: Any) -> None:
+    first = await world.submit()
+    await world.run_next(agents.writes("a", "a", agents.done()))
+    await world.archives.delete((await world.job(first.job_id)).archive)
+    second = await world.submit(session_id=first.session_id)
+    await world.run_next()
+    ended = await world.job(second.job_id)
+    assert (ended.status, ended.error.code) == (Status.FAILED, ErrorCode.SESSION_UNAVAILABLE)
+    assert len(world.agent.orders) == 1
+
+
+async def test_a_broken_agent_is_an_internal_error_and_the_job_is_tried_again(world: Any) -> None:
+    job = await world.submit()
+
+    async def breaks(_order: Any, _emit: Any, _stop: Any) -> Outcome:
+        raise RuntimeError("bug")
+
+    await world.run_next(breaks)
+    back = await world.job(job.job_id)
+    assert (back.status, back.failures) == (Status.QUEUED, 1)

@@ -1,0 +1,86 @@
+"""The repairs: each is idempotent, and each mends what one kind of death leaves behind."""
+
+from typing import Any
+
+from overnight.domain import transitions
+from overnight.domain.errors import ErrorCode
+from overnight.domain.job import Status
+from overnight.flows.sessions import erase
+
+
+async def claim(world: Any, job: Any, worker: str = "worker-1") -> None:
+    now = world.clock.now()
+    start = transitions.start(worker=worker, now=now, lease_seconds=15.0, isolation="test")
+    await world.store.change(job.job_id, start)
+
+
+async def test_a_lapsed_lease_is_taken_back_and_rung(world: Any) -> None:
+    job = await world.submit()
+    await world.queue.ack(await world.bell())
+    await claim(world, job)
+    await world.sweep().once()
+    assert (await world.job(job.job_id)).status is Status.PROCESSING
+    world.clock.time += 15.0
+    await world.sweep().once()
+    assert (await world.job(job.job_id)).status is Status.QUEUED
+    assert world.agent.reaped == [world.workspaces.root(job.job_id, 1)]
+    assert (await world.bell()).job_id == job.job_id
+
+
+async def test_the_job_of_a_worker_known_to_be_dead_does_not_wait_for_its_lease(world: Any) -> None:
+    job = await world.submit()
+    await claim(world, job)
+    world.roster.dead.add("worker-1")
+    await world.sweep().once()
+    assert (await world.job(job.job_id)).status is Status.QUEUED
+
+
+async def test_a_job_that_kills_every_worker_ends_as_a_dead_letter(world: Any) -> None:
+    job = await world.submit()
+    for _ in range(world.policy.max_losses + 1):
+        await claim(world, job)
+        world.clock.time += 1000.0
+        await world.sweep().once()
+        world.clock.time += 1000.0  # the delay before the next try
+    dead = await world.job(job.job_id)
+    assert (dead.status, dead.error.code) == (Status.FAILED, ErrorCode.WORKER_LOST)
+
+
+async def test_a_lost_bell_is_rung_again(world: Any) -> None:
+    job = await world.submit()
+    await world.queue.ack(await world.bell())
+    await world.sweep().once()
+    assert (await world.bell()).job_id == job.job_id
+
+
+async def test_directories_of_finished_jobs_are_deleted_and_those_of_waiting_ones_stay(
+    world: Any, agents: Any
+) -> None:
+    finished = await world.submit()
+    await world.run_next(agents.writes("a", "a", agents.done()))
+    waiting = await world.submit()
+    kept, gone = world.workspaces.root(waiting.job_id, 1), world.workspaces.root(finished.job_id, 1)
+    for root in (kept, gone):
+        root.mkdir(parents=True)
+    await world.sweep().once()
+    assert (kept.exists(), gone.exists()) == (True, False)
+    assert gone in world.agent.reaped
+
+
+async def test_an_erasure_that_was_cut_off_is_finished(world: Any, agents: Any) -> None:
+    job = await world.submit()
+    await world.run_next(agents.writes("a", "a", agents.done()))
+    names, store_erase = world.archives.names, world.store.erase
+
+    async def dies(session_id: str) -> None:
+        raise OSError("killed")
+
+    world.store.erase = dies
+    try:
+        await erase(job.session_id, store=world.store, archives=world.archives, clock=world.clock)
+    except OSError:
+        world.store.erase = store_erase
+    assert list(await world.store.erasing()) == [job.session_id]
+    await world.sweep().once()
+    assert list(await world.store.erasing()) == []
+    assert list(await names("claude-code/")) == []
