@@ -23,7 +23,9 @@ def test_run_tells_the_story_and_how_to_go_on(overnight: Any) -> None:
     assert "✗ no such file" in story
     assert re.search(r"✓ completed in .* · 2 turns · \$0\.2500", story)
     assert story.count("All done.") == 1
-    assert re.search(r'overnight run --session [0-9a-f-]{36} "\.\.\."', story)
+    again = re.search(r'(--session [0-9a-f-]{36}) --url (\S+) "\.\.\."', story)
+    assert again is not None
+    assert overnight("run", *again[1].split(), "--url", again[2], "And now?").exit_code == 0
     assert "overnight sessions download" in story
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
 from overnight.adapters.memory import MemoryStore, MemoryWakeups
 from overnight.adapters.sqlite.database import open_database
@@ -47,6 +47,8 @@ T = TypeVar("T")
 LEASE = 15.0
 POLICY = RetryPolicy(delays=(10.0, 60.0), jitter=0.2, max_losses=2)
 DAY = 86400.0
+MOST_JOBS = 4
+"""Few, so that the same job meets many things."""
 
 OUTCOMES = (
     Outcome(ending=Ending.DONE, result="done", session_cost_usd=1.0),
@@ -57,6 +59,7 @@ OUTCOMES = (
     failed(ErrorCode.TIMEOUT, "permanent"),
 )
 
+choices = st.integers(0, MOST_JOBS - 1)
 chances = st.sampled_from([0.0, 0.5, 0.99])
 
 
@@ -162,6 +165,7 @@ class QueueRules(RuleBasedStateMachine):
             for job_id in self.model.session_of
         }
 
+    @precondition(lambda self: len(self.model.session_of) < MOST_JOBS)
     @rule(target=jobs, beside=st.none() | jobs, calls_back=st.booleans())
     def submit(self, beside: str | None, calls_back: bool) -> str:
         job_id = uuid7(self.clock.now() + self.number() / 1000, bytes(10))
@@ -189,6 +193,17 @@ class QueueRules(RuleBasedStateMachine):
         assert change.job.attempt == job.attempt + 1
         self.model.held[job_id] = change.job.attempt
         return job_id, change.job.attempt
+
+    @precondition(lambda self: self.next_jobs())
+    @rule(target=attempts, choice=choices, worker=st.sampled_from("abc"))
+    def start_next(self, choice: int, worker: str) -> tuple[str, int]:
+        """What workers do nearly always: they take a job that may run."""
+        jobs = self.next_jobs()
+        return self.start(jobs[choice % len(jobs)], worker)
+
+    def next_jobs(self) -> list[str]:
+        heads = [line[0] for line in self.model.line.values() if line and line[0] not in self.model.held]
+        return [head for head in heads if self.seen[head].snapshot.job.available_at <= self.clock.now()]
 
     @rule(attempt=attempts)
     def renew(self, attempt: tuple[str, int]) -> None:
@@ -250,6 +265,13 @@ class QueueRules(RuleBasedStateMachine):
         elif change.events:
             del self.model.held[job_id]
 
+    @precondition(lambda self: self.model.held)
+    @rule(choice=choices, chance=chances)
+    def kill(self, choice: int, chance: float) -> None:
+        """A worker dies under its job, and that is known at once."""
+        held = list(self.model.held.items())
+        self.lapse(held[choice % len(held)], True, chance)
+
     @rule(job_id=jobs)
     def cancel(self, job_id: str) -> None:
         decide = cancel(now=self.clock.now(), delivery_id=self.delivery_id())
@@ -299,11 +321,8 @@ class QueueRules(RuleBasedStateMachine):
 
     async def check_index(self) -> None:
         assert {job.job_id for job in await self.index.running()} == set(self.model.held)
-        waiting = {line[0] for line in self.model.line.values() if line and line[0] not in self.model.held}
-        due = {
-            job_id for job_id in waiting if self.seen[job_id].snapshot.job.available_at <= self.clock.now()
-        }
-        assert set(await self.index.runnable(now=self.clock.now(), limit=1_000)) == due
+        runnable = await self.index.runnable(now=self.clock.now(), limit=1_000)
+        assert set(runnable) == set(self.next_jobs())
         opened = sum(len(line) for line in self.model.line.values())
         counts = await self.index.counts()
         assert (counts[Status.QUEUED], counts[Status.PROCESSING]) == (

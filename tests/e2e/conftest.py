@@ -37,15 +37,16 @@ class Service:
         self.process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        self.process = await asyncio.create_subprocess_exec(
-            str(OVERNIGHT),
-            *self.command,
-            "--data",
-            str(self.data),
-            env={"PATH": os.environ["PATH"], "HOME": str(self.data), **FAST, **self.environment},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=(self.data / "stderr.log").open("ab"),
-        )
+        with (self.data / "stderr.log").open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                str(OVERNIGHT),
+                *self.command,
+                "--data",
+                str(self.data),
+                env={"PATH": os.environ["PATH"], "HOME": str(self.data), **FAST, **self.environment},
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+            )
         self.banner = await asyncio.wait_for(self._read_banner(self.process), 60)
 
     async def _read_banner(self, process: asyncio.subprocess.Process) -> list[str]:

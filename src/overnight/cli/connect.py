@@ -28,12 +28,14 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
+    """`there`: the options that lead a further command to the same service; empty if it needs none."""
+
     client: AsyncClient
     service: Service
+    there: str
 
 
-def same_service(settings: Settings) -> str:
-    """The options that lead a further command to the same service; empty if it needs none."""
+def _options(settings: Settings) -> str:
     if settings.url is not None:
         return f" --url {shlex.quote(visible(settings.url))}"
     if "data" in settings.model_fields_set:
@@ -71,10 +73,10 @@ async def connected(
         )
     if service is None:
         async with _started(settings, works=works) as service, AsyncClient(service.url) as client:
-            yield Connected(client, service)
+            yield Connected(client, service, _options(settings))
     else:
         async with AsyncClient(service.url) as client:
-            yield Connected(client, service)
+            yield Connected(client, service, _options(settings))
 
 
 async def running(settings: Settings) -> Service | None:

@@ -63,7 +63,8 @@ async def cancel(settings: Settings, job_id: str) -> Exit:
 async def retry(settings: Settings, job_id: str) -> Exit:
     async with connected(settings) as link:
         job = await link.client.retry(job_id)
-    then = "it runs as soon as a service runs: overnight serve" if link.service.temporary else ""
-    typer.echo(f"job {job.job_id} is {job.status} again" + (f"; {then}" if then else ""))
-    typer.echo(f"follow it:  overnight logs -f {job.job_id}")
+    service = f"overnight serve{link.there}"
+    then = f"; it runs as soon as a service runs: {service}" if link.service.temporary else ""
+    typer.echo(f"job {job.job_id} is {job.status} again{then}")
+    typer.echo(f"follow it:  overnight logs -f {job.job_id}{link.there}")
     return Exit.OK

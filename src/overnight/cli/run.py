@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from overnight.cli.connect import Connected, connected
+from overnight.cli.connect import Connected, connected, near
 from overnight.cli.exits import BY_STATUS, Exit, Unable
 from overnight.cli.follow import follow
 from overnight.cli.show import Silent, as_json, following, outcome, say, terminal
@@ -49,7 +49,7 @@ async def run(settings: Settings, order: Order) -> Exit:
         spent = (await link.client.session(order.session_id)).cost_usd if order.session_id else 0.0
         submitted = await link.client.submit(order.prompt, order.session_id, **order.options)
         if order.detach:
-            return _detached(submitted, order)
+            return _detached(link, submitted, order)
         job = await _followed(link, submitted, order, spent)
         if job is None:
             return _left(link, submitted)
@@ -71,22 +71,24 @@ async def _followed(link: Connected, submitted: Submitted, order: Order, spent: 
     return job
 
 
-def _detached(submitted: Submitted, order: Order) -> Exit:
+def _detached(link: Connected, submitted: Submitted, order: Order) -> Exit:
     if order.json:
         typer.echo(as_json(submitted))
     else:
         typer.echo(f"job {submitted.job_id} of session {submitted.session_id} is queued")
-        typer.echo(f"follow it:  overnight logs -f {submitted.job_id}")
+        typer.echo(f"follow it:  overnight logs -f {submitted.job_id}{link.there}")
     return Exit.OK
 
 
 def _left(link: Connected, submitted: Submitted) -> Exit:
-    job = submitted.job_id
+    job, there = submitted.job_id, link.there
     if link.service.temporary:
-        said = f"job {job} is kept and goes on as soon as a service runs: overnight serve"
+        said = f"job {job} is kept and goes on as soon as a service runs: overnight serve{there}"
     else:
         said = f"job {job} goes on without you"
-    typer.echo(f"\n{said}\nfollow it:  overnight logs -f {job}\ncancel it:  overnight cancel {job}", err=True)
+    typer.echo(f"\n{said}", err=True)
+    typer.echo(f"follow it:  overnight logs -f {job}{there}", err=True)
+    typer.echo(f"cancel it:  overnight cancel {job}{there}", err=True)
     return Exit.INTERRUPTED
 
 
@@ -98,16 +100,10 @@ def _tell_outcome(console: Console, link: Connected, job: Job) -> None:
     if job.result:
         say(console, f"\n{visible(job.result).strip()}\n")
     if job.status == "failed":
-        say(console, f"try again:   overnight retry {job.job_id}", "dim")
-    say(console, f'go on:       overnight run --session {job.session_id} "..."', "dim")
+        say(console, f"try again:   overnight retry {job.job_id}{link.there}", "dim")
+    say(console, f'go on:       overnight run --session {job.session_id}{link.there} "..."', "dim")
     if job.archive:
         say(console, f"archive:     {_archive(link, job)}", "dim")
-
-
-def _near(file: Path) -> Path:
-    """The path as one would type it here."""
-    here = Path.cwd()
-    return file.relative_to(here) if file.is_relative_to(here) else file
 
 
 def _archive(link: Connected, job: Job) -> str:
@@ -115,5 +111,5 @@ def _archive(link: Connected, job: Job) -> str:
     if link.service.data is not None:
         file = link.service.data / "archives" / "claude-code" / f"{job.session_id}.zip"
         if file.exists():
-            return visible(shlex.quote(str(_near(file))))
-    return f"overnight sessions download {job.session_id}"
+            return visible(shlex.quote(str(near(file))))
+    return f"overnight sessions download {job.session_id}{link.there}"

@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415 - the rehearsal needs no database, a worker no web server
 
 import asyncio
+import logging
 import signal
 from collections.abc import Callable
 
@@ -16,6 +17,7 @@ from overnight.settings import Settings
 async def serve(settings: Settings) -> Exit:
     from overnight.wiring import running_service
 
+    _log_to_stderr()
     with explained(settings):
         async with running_service(settings) as service:
             _on_signals(service.stop)
@@ -28,6 +30,7 @@ async def serve(settings: Settings) -> Exit:
 async def worker(settings: Settings) -> Exit:
     from overnight.wiring import running_worker
 
+    _log_to_stderr()
     with explained(settings):
         async with running_worker(settings) as one:
             _on_signals(one.stop)
@@ -47,6 +50,11 @@ async def rehearsal(host: str, port: int) -> Exit:
         _say(f"the rehearsal API is ready at {url}", f"use it:  ANTHROPIC_BASE_URL={url} overnight serve")
         await ended.wait()
     return Exit.OK
+
+
+def _log_to_stderr() -> None:
+    """Events are the story of a job; the log is for what the operator must see."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def _on_signals(stop: Callable[[], None]) -> None:

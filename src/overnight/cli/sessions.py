@@ -43,7 +43,7 @@ async def upload(settings: Settings, file: Path, session_id: str | None) -> Exit
     async with connected(settings) as link:
         session = await link.client.upload_archive(file, session_id)
     typer.echo(f"session {session.session_id} starts from {visible(str(file))}")
-    typer.echo(f'go on:  overnight run --session {session.session_id} "..."')
+    typer.echo(f'go on:  overnight run --session {session.session_id}{link.there} "..."')
     return Exit.OK
 
 

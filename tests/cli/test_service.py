@@ -1,0 +1,136 @@
+"""The commands with the real service in them, and without one beside them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+OVERNIGHT = str(Path(sys.executable).parent / "overnight")
+SECONDS = 60
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    mine = {"OVERNIGHT_DATA": str(tmp_path / "data"), "OVERNIGHT_REHEARSAL": "1", "HOME": str(tmp_path)}
+    return {"PATH": os.environ["PATH"], "OVERNIGHT_STOP_GRACE_SECONDS": "3", **mine}
+
+
+def call(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [OVERNIGHT, *words], env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+
+
+def begun(environment: dict[str, str], *words: str, until: str) -> tuple[subprocess.Popen[str], list[str]]:
+    """The command, once it has printed a line that begins with `until`, and what it printed."""
+    process = subprocess.Popen(
+        [OVERNIGHT, *words],
+        env={**environment, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line.rstrip())
+        if line.startswith(until):
+            return process, lines
+    raise AssertionError((lines, process.communicate()))
+
+
+def test_without_a_service_run_starts_one_for_the_call_and_reading_runs_nothing(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = call(environment, "run", "rehearsal: bash echo hello\nrehearsal: answer fine", "--json")
+    job = json.loads(done.stdout)
+    assert (done.returncode, job["status"], job["result"]) == (0, "completed", "fine"), done.stderr
+    assert not (tmp_path / "data" / "service.json").exists()
+    assert json.loads(call(environment, "status", job["job_id"], "--json").stdout) == job
+    assert "● Bash  echo hello" in call(environment, "logs", job["job_id"]).stdout
+    saved = tmp_path / "session.zip"
+    assert call(environment, "sessions", "download", job["session_id"], "-o", str(saved)).returncode == 0
+    assert saved.stat().st_size > 0
+
+
+def test_ctrl_c_with_a_service_of_its_own_hands_the_job_back_and_a_later_one_goes_on(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    mark = tmp_path / "data" / "go"
+    prompt = "rehearsal: bash test -e again || { touch again; tail -f /dev/null; }\nrehearsal: answer went on"
+    process, lines = begun(environment, "run", prompt, until="● Bash")
+    job_id = next(line.split()[1] for line in lines if line.startswith("job "))
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130
+    assert "overnight serve" in complaint
+    assert "Traceback" not in complaint
+    waiting = json.loads(call(environment, "status", job_id, "--json").stdout)
+    assert (waiting["status"], waiting["attempt"], mark.exists()) == ("queued", 1, False)
+    done = call(environment, "logs", "-f", job_id)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "✓ completed" in done.stdout
+
+
+def test_serve_is_found_by_its_data_directory_and_ends_cleanly(environment: dict[str, str]) -> None:
+    service, banner = begun(
+        environment, "serve", "--port", "0", until="overnight is ready at http://127.0.0.1:"
+    )
+    assert any("isolation" in line for line in banner)
+    failed = call(environment, "run", "rehearsal: error 401", "--json")
+    assert (failed.returncode, json.loads(failed.stdout)["error"]["code"]) == (1, "authentication")
+    second, _ = begun(environment, "worker", until="overnight worker is ready")
+    for process in (second, service):
+        process.send_signal(signal.SIGTERM)
+        _, complaint = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0
+        assert "Traceback" not in complaint
+
+
+def test_what_keeps_a_service_from_starting_is_said_in_words(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = call(environment, "serve", "--port", str(port))
+        assert (done.returncode, "--port" in done.stderr) == (1, True)
+    public = call(environment, "serve", "--host", "0.0.0.0", "--port", "0")
+    assert (public.returncode, "OVERNIGHT_HOST" in public.stderr) == (2, True)
+    (tmp_path / "file").touch()
+    nowhere = call(environment, "serve", "--port", "0", "--data", str(tmp_path / "file" / "below"))
+    assert (nowhere.returncode, "--data" in nowhere.stderr) == (1, True)
+    isolated = call({**environment, "OVERNIGHT_ISOLATION": "namespace", "PATH": "/nonexistent"}, "serve")
+    assert (isolated.returncode, "bubblewrap" in isolated.stderr) == (1, True)
+    for each in (done, public, nowhere, isolated):
+        assert "Traceback" not in each.stderr
+
+
+def test_the_rehearsal_can_be_served_alone(environment: dict[str, str]) -> None:
+    process, lines = begun(environment, "rehearsal", "--port", "0", until="use it:")
+    assert "ANTHROPIC_BASE_URL=http://127.0.0.1:" in lines[-1]
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=SECONDS)
+    assert process.returncode == 0
+
+
+def test_doctor_tells_what_is_missing_and_never_shows_a_key(environment: dict[str, str]) -> None:
+    good = call(environment, "doctor", "--json")
+    checks: dict[str, Any] = {check["name"]: check for check in json.loads(good.stdout)}
+    assert good.returncode == 0, good.stdout
+    assert checks["Claude Code"]["verdict"] == "good"
+    assert checks["Upstream"]["verdict"] == "note"
+    real = {**environment, "OVERNIGHT_REHEARSAL": "0", "ANTHROPIC_BASE_URL": "http://127.0.0.1:1"}
+    bad = call({**real, "ANTHROPIC_API_KEY": "canary-key"}, "doctor")
+    assert bad.returncode == 1
+    assert "✓ API key: present" in bad.stdout
+    assert "✗ Upstream" in bad.stdout
+    assert "canary-key" not in bad.stdout + bad.stderr
+    assert "✗ API key: missing" in call(real, "doctor").stdout
