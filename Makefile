@@ -26,7 +26,7 @@ types: dev  ## Strict type checking
 	$(BIN)/mypy
 
 bench: dev  ## Measure the HTTP hot path; see bench/README.md
-	$(BIN)/python bench/http.py
+	$(BIN)/python bench/http_execute.py
 
 docs: dev  ## Write the pages that are made from the code
 	$(BIN)/python scripts/settings_page.py > docs/settings.md

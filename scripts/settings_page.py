@@ -14,7 +14,9 @@ def shown(value: object) -> str:
 
 
 print("# Settings\n")
-print("All are environment variables; a command's own options are stronger. Durations are in seconds, sizes in bytes.")
+print(
+    "All are environment variables; a command's own options are stronger. Durations are in seconds, sizes in bytes."
+)
 print("This page is made by `scripts/settings_page.py`, and a test keeps it complete.\n")
 print("| variable | default | what it does |\n|---|---|---|")
 for name, field in Settings.model_fields.items():

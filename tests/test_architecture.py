@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "client": {"client", "domain"},
     "settings": {"domain"},
     "flows": {"flows", "archive", "ports", "domain"},
-    "adapters": {"ports", "domain", "archive"},
+    "adapters": {"adapters", "ports", "domain", "archive"},
     "agent": {"agent", "serving", "settings", "ports", "domain"},
     "api": {"api", "flows", "archive", "ports", "domain"},
     "worker": {"worker", "flows", "ports", "domain"},
@@ -30,11 +30,12 @@ MAY_IMPORT = {
         "adapters",
         "archive",
         "rehearsal",
+        "serving",
         "settings",
         "ports",
         "domain",
     },
-    "cli": {"cli", "wiring", "client", "rehearsal", "agent", "archive", "settings", "domain"},
+    "cli": {"cli", "wiring", "client", "rehearsal", "agent", "archive", "settings", "ports", "domain"},
 }
 ONLY = {
     "apsw": {"adapters/sqlite"},

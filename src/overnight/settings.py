@@ -38,7 +38,9 @@ class Settings(BaseSettings):
         description="The real key. It stays in the worker: runs get a token of their own.",
     )
     anthropic_auth_token: SecretStr | None = Field(
-        None, validation_alias=AliasChoices("ANTHROPIC_AUTH_TOKEN"), description="Sent as a bearer token instead."
+        None,
+        validation_alias=AliasChoices("ANTHROPIC_AUTH_TOKEN"),
+        description="Sent as a bearer token instead.",
     )
     anthropic_base_url: str = Field(
         "https://api.anthropic.com",
@@ -47,7 +49,8 @@ class Settings(BaseSettings):
     )
 
     data: Path = Field(
-        Path("~/.local/share/overnight"), description="Where the database, archives and running jobs are kept."
+        Path("~/.local/share/overnight"),
+        description="Where the database, archives and running jobs are kept.",
     )
     host: str = Field("127.0.0.1", description="Address that the API listens on.")
     port: int = Field(8080, ge=0, le=65535, description="Port of the API; 0 takes a free one.")
@@ -62,13 +65,22 @@ class Settings(BaseSettings):
     )
 
     concurrency: int = Field(2, ge=1, le=256, description="Runs at once in this process.")
-    lease_seconds: float = Field(15.0, gt=0, description="A worker that is silent for so long has lost its job.")
-    retry_delays: Annotated[tuple[float, ...], NoDecode] = Field(
-        (10.0, 60.0, 300.0), description="Seconds before each retry, comma separated; their number is the limit."
+    lease_seconds: float = Field(
+        15.0, gt=0, description="A worker that is silent for so long has lost its job."
     )
-    retry_jitter: float = Field(0.2, ge=0, le=1, description="Share by which each delay is spread, both ways.")
-    max_worker_losses: int = Field(10, ge=0, description="Workers that may die under one job before it fails.")
-    max_timeout_seconds: float = Field(1500.0, gt=0, description="Cap and default of a job's timeout_seconds.")
+    retry_delays: Annotated[tuple[float, ...], NoDecode] = Field(
+        (10.0, 60.0, 300.0),
+        description="Seconds before each retry, comma separated; their number is the limit.",
+    )
+    retry_jitter: float = Field(
+        0.2, ge=0, le=1, description="Share by which each delay is spread, both ways."
+    )
+    max_worker_losses: int = Field(
+        10, ge=0, description="Workers that may die under one job before it fails."
+    )
+    max_timeout_seconds: float = Field(
+        1500.0, gt=0, description="Cap and default of a job's timeout_seconds."
+    )
     stop_grace_seconds: float = Field(
         10.0, gt=0, description="How long an interrupted agent may take to say its last word."
     )
@@ -77,14 +89,17 @@ class Settings(BaseSettings):
         "auto", description="`namespace` needs bubblewrap; `auto` takes the best that works and says which."
     )
     sandbox_readable: Annotated[tuple[Path, ...], NoDecode] = Field(
-        (), description="More directories that runs may read, colon separated (a toolchain outside /usr, say)."
+        (),
+        description="More directories that runs may read, colon separated (a toolchain outside /usr, say).",
     )
     setting_sources: Annotated[tuple[Literal["user", "project", "local"], ...], NoDecode] = Field(
         (),
         description="Claude Code's own settings to load from the workspace, comma separated. Hooks and servers in "
         "them run with full permissions: anything that wrote to the workspace could have put them there.",
     )
-    model: str | None = Field(None, description="Model of jobs that name none; Claude Code's default otherwise.")
+    model: str | None = Field(
+        None, description="Model of jobs that name none; Claude Code's default otherwise."
+    )
     agent_api_retries: int = Field(
         3, ge=0, le=10, description="Tries that Claude Code itself makes again for one API call."
     )
@@ -96,14 +111,18 @@ class Settings(BaseSettings):
     max_archive_bytes: int = Field(512 * 1024 * 1024, ge=1024, description="Largest archive of an upload.")
 
     webhook_secret: SecretStr | None = Field(
-        None, description="`whsec_...`; made once and kept as `webhook-secret` in the data directory if unset."
+        None,
+        description="`whsec_...`; made once and kept as `webhook-secret` in the data directory if unset.",
     )
     callback_allow_http: bool = Field(False, description="Accept http:// callback URLs.")
     callback_allow_private: Annotated[tuple[Network, ...], NoDecode] = Field(
-        (), description="Networks, as CIDR, comma separated, that webhooks may go to although they are private."
+        (),
+        description="Networks, as CIDR, comma separated, that webhooks may go to although they are private.",
     )
 
-    @field_validator("retry_delays", "archive_exclude", "callback_allow_private", "setting_sources", mode="before")
+    @field_validator(
+        "retry_delays", "archive_exclude", "callback_allow_private", "setting_sources", mode="before"
+    )
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
         return _split(value, ",")
@@ -126,9 +145,7 @@ class Settings(BaseSettings):
 
     @property
     def callback_policy(self) -> CallbackPolicy:
-        return CallbackPolicy(
-            allow_http=self.callback_allow_http, allow_private=self.callback_allow_private
-        )
+        return CallbackPolicy(allow_http=self.callback_allow_http, allow_private=self.callback_allow_private)
 
 
 def load(**overrides: Any) -> Settings:

@@ -25,7 +25,7 @@ from overnight.adapters.sqlite.wakeups import DatagramWakeups, open_wakeups
 from overnight.adapters.system import SystemClock, SystemEntropy
 from overnight.adapters.webhooks import WebhookSender
 from overnight.agent.run import ClaudeAgent, claude_agent
-from overnight.api.app import create_app
+from overnight.api.app import close_streams, create_app
 from overnight.api.parts import ApiParts, Limits, Readiness
 from overnight.archive import remove_tree
 from overnight.domain.signature import new_secret, parse_secret, sign
@@ -51,6 +51,8 @@ class Base:
     """What every process of overnight shares: the data directory's adapters."""
 
     settings: Settings
+    worker: str
+    scratch: Path
     database: Database
     store: SqliteStore
     index: SqliteIndex
@@ -84,9 +86,10 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running_service(settings: Settings) -> AsyncIterator[Running]:
+async def running_service(settings: Settings, *, recorded: bool = True) -> AsyncIterator[Running]:
     """The API and a worker, in this process. Leaving the block hands running jobs back first.
 
+    `recorded` lets the command line find it by `service.json` in the data directory, while it lasts.
     Raises SettingsError, StorageError, IsolationUnavailable, and OSError if the port is taken.
     """
     _refuse_public(settings)
@@ -99,8 +102,10 @@ async def running_service(settings: Settings) -> AsyncIterator[Running]:
         running = Running(url, _banner(settings, agent, upstream))
         app = create_app(_api_parts(base, agent, running, url))
         await stack.enter_async_context(serving(app, listener, grace_seconds=2.0))
+        stack.callback(close_streams, app)
         await stack.enter_async_context(_working(base, agent, running))
-        stack.enter_context(_recorded(settings.data / "service.json", url))
+        if recorded:
+            stack.enter_context(_recorded(settings.data / "service.json", url))
         yield running
 
 
@@ -118,23 +123,44 @@ async def running_worker(settings: Settings) -> AsyncIterator[Running]:
 @contextlib.asynccontextmanager
 async def _base(settings: Settings) -> AsyncIterator[Base]:
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    clock, entropy = SystemClock(), SystemEntropy()
+    clock, entropy, host = SystemClock(), SystemEntropy(), socket.gethostname()
+    worker = worker_name(host, os.getpid(), entropy.session_id()[:8])
     async with (
         open_database(settings.data) as database,
         open_wakeups(database, MemoryWakeups(), entropy) as wakeups,
     ):
-        yield Base(
-            settings=settings,
-            database=database,
-            store=SqliteStore(database, wakeups, clock),
-            index=SqliteIndex(database),
-            queue=SqliteQueue(database, wakeups, clock, entropy),
-            wakeups=wakeups,
-            archives=DirectoryArchives(settings.data / "archives"),
-            roster=FileRoster(settings.data, socket.gethostname()),
-            clock=clock,
-            entropy=entropy,
-        )
+        with contextlib.closing(FileRoster(settings.data, host)) as roster:
+            roster.enroll(worker)
+            with _scratch(settings.data / "scratch", worker, roster) as scratch:
+                yield Base(
+                    settings=settings,
+                    worker=worker,
+                    scratch=scratch,
+                    database=database,
+                    store=SqliteStore(database, wakeups, clock),
+                    index=SqliteIndex(database),
+                    queue=SqliteQueue(database, wakeups, clock, entropy),
+                    wakeups=wakeups,
+                    archives=DirectoryArchives(settings.data / "archives"),
+                    roster=roster,
+                    clock=clock,
+                    entropy=entropy,
+                )
+
+
+@contextlib.contextmanager
+def _scratch(directory: Path, worker: str, roster: FileRoster) -> Iterator[Path]:
+    """A directory for uploads and downloads on their way; those of dead processes are deleted."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    for other in directory.iterdir():
+        if roster.is_dead(other.name):
+            remove_tree(other)
+    own = directory / worker
+    own.mkdir(mode=0o700)
+    try:
+        yield own
+    finally:
+        remove_tree(own)
 
 
 async def _agent(stack: contextlib.AsyncExitStack, base: Base) -> tuple[ClaudeAgent, str]:
@@ -158,7 +184,6 @@ async def _working(base: Base, agent: ClaudeAgent, running: Running) -> AsyncIte
     runner = _runner(base, agent, workspaces)
     sweep = _sweep(base, agent, workspaces)
     notifier = _notifier(base)
-    base.roster.enroll(runner.worker)
     async with asyncio.TaskGroup() as tasks:
         daemons = [
             tasks.create_task(notifier.run()),
@@ -180,7 +205,7 @@ async def _working(base: Base, agent: ClaudeAgent, running: Running) -> AsyncIte
 def _runner(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Runner:
     settings = base.settings
     return Runner(
-        worker=worker_name(socket.gethostname(), os.getpid(), base.entropy.session_id()[:8]),
+        worker=base.worker,
         store=base.store,
         queue=base.queue,
         agent=agent,
@@ -223,9 +248,6 @@ def _notifier(base: Base) -> Notifier:
 
 def _api_parts(base: Base, agent: ClaudeAgent, running: Running, url: str) -> ApiParts:
     settings = base.settings
-    scratch = settings.data / "scratch"
-    remove_tree(scratch)  # What a crash left of uploads; two services on one directory are not supported.
-    scratch.mkdir(mode=0o700)
 
     def ready() -> Readiness:
         draining = running.leaving.is_set()
@@ -247,7 +269,7 @@ def _api_parts(base: Base, agent: ClaudeAgent, running: Running, url: str) -> Ap
             max_archive_bytes=settings.max_archive_bytes,
             max_timeout_seconds=settings.max_timeout_seconds,
         ),
-        scratch=scratch,
+        scratch=base.scratch,
         allowed_hosts=("*",) if settings.allow_public else ("127.0.0.1", "[::1]", "localhost"),
         ready=ready,
         version=version("overnight"),

@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from overnight.adapters.sqlite.database import Database, open_database
 from overnight.adapters.sqlite.errors import SchemaTooNew, StorageFailed
 from overnight.adapters.sqlite.rows import encode, find_events
 from overnight.adapters.sqlite.schema import MIGRATIONS
+from overnight.adapters.sqlite.turn import Turn
 from overnight.domain.errors import Refused
 from overnight.domain.job import Event
 
@@ -118,6 +119,16 @@ async def test_one_refusal_does_not_undo_the_rest_of_its_batch(database: Databas
     nothing = type(None)
     assert kinds == [nothing, Refused, nothing, apsw.SQLError, apsw.ConstraintError, nothing]
     assert await database.read(names) == {"one", "two", "three"}
+
+
+async def test_a_write_waits_for_its_turn(database: Database, tmp_path: Path) -> None:
+    with closing(Turn(tmp_path / "overnight.db.turn")) as other_process:
+        with other_process.held():
+            writing = asyncio.create_task(database.write(add("one")))
+            done, _ = await asyncio.wait([writing], timeout=0.1)
+            assert not done
+        async with asyncio.timeout(PATIENCE):
+            await writing
 
 
 async def test_a_reader_does_not_hold_up_the_writer_and_sees_one_view(database: Database) -> None:

@@ -147,3 +147,4 @@ def test_deep_nesting_and_lone_surrogates() -> None:
         deep = [deep]
     json.dumps(json_safe(deep))
     assert json_safe("a\ud800b") == "a?b"
+    assert json_safe([1 << 63, -5, True]) == [str(1 << 63), -5, True]

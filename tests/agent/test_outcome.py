@@ -189,6 +189,8 @@ def test_the_last_words_are_told_without_the_token() -> None:
 def test_a_missing_conversation_is_known(seen: Record) -> None:
     assert seen.conversation_missing
     assert not Record(error=Exception("other")).conversation_missing
+    seen.usage_by_message["m"] = Usage()
+    assert not seen.conversation_missing, "the agent was at work: the words may be its own"
 
 
 def test_every_status_has_a_code() -> None:

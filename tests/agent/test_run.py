@@ -106,7 +106,8 @@ async def test_settings_of_the_workspace_are_loaded_where_the_operator_says_so(s
 
 
 async def test_old_transcripts_survive(stage: Any) -> None:
-    """By default Claude Code deletes, as it starts, every transcript that is over 30 days old."""
+    """Claude Code cleans up a few seconds after its start, once a day: it would delete what is 30 days old."""
+    cleaned = 'until [ -e "$CLAUDE_CONFIG_DIR/.last-cleanup" ]; do sleep 0.2; done'
     async with stage() as it:
         await it.run("remember\nrehearsal: answer ok")
         other = it.workspace.transcripts / "11111111-1111-4111-8111-111111111111.jsonl"
@@ -114,7 +115,7 @@ async def test_old_transcripts_survive(stage: Any) -> None:
         old = time.time() - 40 * 86_400
         for path in (it.transcript, other):
             os.utime(path, (old, old))
-        outcome = await it.run("again\nrehearsal: bash true\nrehearsal: recall")
+        outcome = await it.run(f"again\nrehearsal: bash {cleaned}\nrehearsal: recall")
     assert "remember" in (outcome.result or "")
     assert other.exists()
 

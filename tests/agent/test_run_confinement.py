@@ -33,12 +33,14 @@ def output_of(it: Any) -> str:
 async def test_the_agent_sees_no_secret_of_the_service(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "canary-in-the-environment")
     async with stage() as it:
-        await it.run(f"look\nrehearsal: bash {LOOK_AROUND}")
+        await it.run(f"look\nrehearsal: bash {LOOK_AROUND}", append_system_prompt="APPENDED-TEXT")
         seen = output_of(it)
     assert "ANTHROPIC_BASE_URL=http://127.0.0.1" in seen
     assert "canary-in-the-environment" not in seen
     assert "sk-ant-the-real-key" not in seen
     assert "sk-ant-the-real-key" not in it.transcript.read_text()
+    assert "--append-system-prompt-file" in seen
+    assert "APPENDED-TEXT" not in seen, "what could be private or large is no argument"
     assert it.api.headers[-1][b"x-api-key"] == b"sk-ant-the-real-key"
 
 
@@ -96,12 +98,16 @@ async def test_a_daemon_does_not_outlive_a_good_run(stage: Any, tier: str) -> No
 
 
 async def test_a_background_command_does_not_keep_the_run_open(stage: Any) -> None:
-    call = json.dumps({"command": "tail -f /dev/null", "run_in_background": True, "timeout": 1000})
+    """By default both of these go on in the background, and the run with them."""
+    wished = json.dumps({"command": "tail -f /dev/null", "run_in_background": True, "timeout": 1000})
+    overtime = json.dumps({"command": "tail -f /dev/null", "timeout": 1000})
     async with stage() as it:
-        started = time.monotonic()
-        outcome = await it.run(f"x\nrehearsal: tool Bash {call}\nrehearsal: answer done")
+        outcome = await it.run(
+            f"x\nrehearsal: tool Bash {wished}\nrehearsal: tool Bash {overtime}\nrehearsal: answer done"
+        )
     assert outcome.result == "done"
-    assert time.monotonic() - started < 20
+    assert [finished["is_error"] for finished in it.of("tool.finished")] == [True, True]
+    assert "Exit code 143" in output_of(it), "it was killed at its timeout"
     assert len(it.of("agent.result")) == 1
 
 

@@ -58,14 +58,15 @@ class Reader:
     def start(self) -> subprocess.Popen[str]:
         """The service that the page says to start."""
         command = SERVE.replace(".venv/bin/overnight", str(BIN / "overnight")).split()
-        process = subprocess.Popen(
-            command,
-            cwd=self.directory,
-            env=self.environment(),
-            stdout=subprocess.PIPE,
-            stderr=(self.directory / "stderr.log").open("wb"),
-            text=True,
-        )
+        with (self.directory / "stderr.log").open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=self.directory,
+                env=self.environment(),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
         assert process.stdout is not None
         for line in process.stdout:
             if line == f"overnight is ready at http://127.0.0.1:{self.port}\n":

@@ -216,10 +216,9 @@ async def test_what_decide_raises_goes_to_the_caller_and_nothing_is_written(
     assert await observed(store, index, job.job_id, now) == before
 
 
-async def test_a_change_that_cannot_be_written_whole_is_not_written_at_all(
+async def test_a_bug_in_a_rule_writes_nothing(
     store: JobStore, index: JobIndex, submitted: Submitted, clock: Clock
 ) -> None:
-    """A bug of a rule or a value that JSON does not know must not leave a job without its event."""
     job = await submitted(store)
     now = clock.now()
     before = await observed(store, index, job.job_id, now)

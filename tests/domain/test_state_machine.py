@@ -47,8 +47,9 @@ T = TypeVar("T")
 LEASE = 15.0
 POLICY = RetryPolicy(delays=(10.0, 60.0), jitter=0.2, max_losses=2)
 DAY = 86400.0
-MOST_JOBS = 4
-"""Few, so that the same job meets many things."""
+MOST_JOBS = 5
+SESSIONS = (uuid4(b"1" * 16), uuid4(b"2" * 16))
+"""Few of both, so that the same one meets many things."""
 
 OUTCOMES = (
     Outcome(ending=Ending.DONE, result="done", session_cost_usd=1.0),
@@ -166,14 +167,12 @@ class QueueRules(RuleBasedStateMachine):
         }
 
     @precondition(lambda self: len(self.model.session_of) < MOST_JOBS)
-    @rule(target=jobs, beside=st.none() | jobs, calls_back=st.booleans())
-    def submit(self, beside: str | None, calls_back: bool) -> str:
+    @rule(target=jobs, session_id=st.sampled_from(SESSIONS), calls_back=st.booleans())
+    def submit(self, session_id: str, calls_back: bool) -> str:
         job_id = uuid7(self.clock.now() + self.number() / 1000, bytes(10))
-        session_id = self.model.session_of[beside] if beside else uuid4(self.made.to_bytes(16, "big"))
+        known = session_id in self.model.pointer
         request = JobRequest(prompt="p", callback_url="https://example.com/" if calls_back else None)
-        admit = submit(
-            request, job_id=job_id, session_id=session_id, continues=beside is not None, now=self.clock.now()
-        )
+        admit = submit(request, job_id=job_id, session_id=session_id, continues=known, now=self.clock.now())
         self.run(self.store.create(session_id, request, admit))
         self.model.session_of[job_id] = session_id
         self.model.calls_back[job_id] = calls_back
@@ -183,6 +182,9 @@ class QueueRules(RuleBasedStateMachine):
 
     @rule(target=attempts, job_id=jobs, worker=st.sampled_from("abc"))
     def start(self, job_id: str, worker: str) -> tuple[str, int]:
+        return self.begin(job_id, worker)
+
+    def begin(self, job_id: str, worker: str) -> tuple[str, int]:
         job = self.seen[job_id].snapshot.job
         waits = job_id not in self.model.held and job_id not in self.model.final
         may_start = waits and job.available_at <= self.clock.now() and self.model.is_first(job_id)
@@ -199,7 +201,7 @@ class QueueRules(RuleBasedStateMachine):
     def start_next(self, choice: int, worker: str) -> tuple[str, int]:
         """What workers do nearly always: they take a job that may run."""
         jobs = self.next_jobs()
-        return self.start(jobs[choice % len(jobs)], worker)
+        return self.begin(jobs[choice % len(jobs)], worker)
 
     def next_jobs(self) -> list[str]:
         heads = [line[0] for line in self.model.line.values() if line and line[0] not in self.model.held]
@@ -346,7 +348,7 @@ class QueueRules(RuleBasedStateMachine):
             self.clock.time += DAY
             for job_id in self.run(self.runnable()):
                 self.seen = self.observe()
-                self.end_attempt(self.start(job_id, "drain"), OUTCOMES[0], 0.5, True)
+                self.end_attempt(self.begin(job_id, "drain"), OUTCOMES[0], 0.5, True)
             self.the_store_agrees_with_the_model()
         assert set(self.model.final) == set(self.seen), "a job never ends"
 
@@ -368,6 +370,6 @@ class QueueRulesOnSqlite(QueueRules):
 
 
 TestInMemory = QueueRules.TestCase
-TestInMemory.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestInMemory.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestOnSqlite = QueueRulesOnSqlite.TestCase
 TestOnSqlite.settings = settings(max_examples=6, stateful_step_count=20, deadline=None)

@@ -15,6 +15,7 @@ import pytest
 
 OVERNIGHT = Path(sys.executable).parent / "overnight"
 FAST = {
+    "OVERNIGHT_ISOLATION": "namespace",
     "OVERNIGHT_LEASE_SECONDS": "3",
     "OVERNIGHT_RETRY_DELAYS": "0.2,0.4,0.6",
     "OVERNIGHT_STOP_GRACE_SECONDS": "3",

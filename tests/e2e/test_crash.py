@@ -17,24 +17,28 @@ pytestmark = [pytest.mark.e2e, pytest.mark.chaos]
 KILLS = int(os.environ.get("OVERNIGHT_TEST_KILLS", "8"))
 
 
+def once_slow(seconds: int) -> str:
+    """A step that hangs at its first try and passes at its second; its `sleep` is what a test waits to see."""
+    return f"bash if [ -e again ]; then echo on; else touch again; exec sleep {seconds}; fi"
+
+
 def lines(*directives: str, words: str = "Do it.") -> str:
     return "\n".join([words, *(f"rehearsal: {directive}" for directive in directives)])
 
 
 async def test_a_run_that_was_cut_off_goes_on_from_its_workspace(start: Any, e2e: Any) -> None:
     service = await start()
-    marker = "918273645"
-    # The second step waits for a file that only the test makes: the first attempt is cut off in it.
+    marker = "sleep 918273645"
     job = await service.submit(
         lines(
             "bash echo once >> count.txt",
-            f"bash if [ -e again ]; then echo on; else touch again; exec sleep {marker}; fi",
+            once_slow(918273645),
             "answer went on",
         )
     )
-    await e2e.eventually(lambda: _some(e2e.processes(f"sleep {marker}")))
+    await e2e.eventually(lambda: _some(e2e.processes(marker)))
     await service.kill()
-    await e2e.eventually(lambda: _none(e2e.processes(f"sleep {marker}")), seconds=5)
+    await e2e.eventually(lambda: _none(e2e.processes(marker)), seconds=5)
     await service.start()
     done = await service.finished(job["job_id"])
     assert (done["status"], done["result"], done["attempt"]) == ("completed", "went on", 2)
@@ -52,12 +56,10 @@ async def _none(found: list[str]) -> bool | None:
     return None if found else True
 
 
-async def test_sigterm_hands_the_job_back_at_no_cost_and_it_goes_on(start: Any) -> None:
+async def test_sigterm_hands_the_job_back_at_no_cost_and_it_goes_on(start: Any, e2e: Any) -> None:
     service = await start()
-    job = await service.submit(
-        lines("bash if [ -e again ]; then echo on; else touch again; tail -f /dev/null; fi", "answer back")
-    )
-    await service.until_event(job["job_id"], "tool.started")
+    job = await service.submit(lines(once_slow(918273646), "answer back"))
+    await e2e.eventually(lambda: _some(e2e.processes("sleep 918273646")))
     assert await service.terminate() == 0
     await service.start()
     done = await service.finished(job["job_id"])
@@ -68,18 +70,17 @@ async def test_sigterm_hands_the_job_back_at_no_cost_and_it_goes_on(start: Any) 
     assert "job.retry_scheduled" not in kinds
 
 
-async def test_the_service_takes_over_from_a_worker_that_was_killed(start: Any) -> None:
+async def test_the_service_takes_over_from_a_worker_that_was_killed(start: Any, e2e: Any) -> None:
     async with serve_rehearsal() as url:
         upstream = {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_API_KEY": "rehearsal", "OVERNIGHT_CONCURRENCY": "1"}
         service = await start("serve", "--port", "0", **upstream)
         worker = await start("worker", data=service.data, **upstream)
-        script = lines(
-            "bash if [ -e again ]; then echo on; else touch again; tail -f /dev/null; fi", "answer on"
-        )
+        script = lines(once_slow(918273647), "answer on")
         jobs = [(await service.submit(script))["job_id"] for _ in range(2)]
         holders = {(await service.until_event(job, "job.started"))["data"]["worker"]: job for job in jobs}
         for job in jobs:
             await service.until_event(job, "tool.started")
+        await e2e.eventually(lambda: _some(e2e.processes("sleep 918273647")[1:]))
         [lost] = [job for name, job in holders.items() if f"-{worker.process.pid}-" in name]
         [other] = set(jobs) - {lost}
         await worker.kill()

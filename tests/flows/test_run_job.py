@@ -97,7 +97,7 @@ async def test_a_transient_failure_goes_back_with_a_delay_and_goes_on_in_its_wor
 
     async def look(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
         found.append((order.workspace.files / "half.txt").read_text())
-        return agents.done("finished")
+        return Outcome(ending=Ending.DONE, result="finished")
 
     await world.run_next(look)
     assert found == ["half"]

@@ -38,11 +38,13 @@ def safe_mapping(value: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def json_safe(value: Any, depth: int = 0) -> Any:
-    """The same as JSON can say it: long strings are cut, lone surrogates and NaN are replaced."""
+    """The same as JSON can say it: long strings are cut, lone surrogates, NaN and huge integers replaced."""
     if depth > DEPTH_LIMIT:
         return "[nested too deeply]"
-    if value is None or isinstance(value, bool | int):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int):
+        return value if abs(value) < 1 << 63 else str(value)
     if isinstance(value, str):
         return _text(value)
     if isinstance(value, float):

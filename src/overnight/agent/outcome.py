@@ -58,8 +58,13 @@ class Record:
 
     @property
     def conversation_missing(self) -> bool:
-        """The CLI was to resume a conversation of which it has nothing (it died before it wrote a line)."""
+        """The CLI was to resume a conversation of which it has nothing (it died before it wrote a line).
+
+        Only before anything was said: later, the same words could come from the agent.
+        """
         result = self.result
+        if self.usage_by_message or (result is not None and not result.is_error):
+            return False
         said = [*((result.errors or ()) if result else ()), *self.stderr, str(self.error or "")]
         return any("No conversation found" in text for text in said)
 

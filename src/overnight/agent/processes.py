@@ -104,7 +104,8 @@ def _kill(process: Process) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         descriptor = os.pidfd_open(process.pid)
         try:
-            if _stat(process.pid) == process:
+            now = _stat(process.pid)
+            if now is not None and now.started == process.started:
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         finally:
             os.close(descriptor)

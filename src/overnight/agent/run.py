@@ -145,7 +145,8 @@ class _Launch:
             await self._until_over(conversation, talking, stop)
         finally:
             await _to_the_end(self._finish(conversation, talking))
-        talking.result()
+        if talking.done() and not talking.cancelled():
+            talking.result()
         record.unreachable = grant.unreachable
         record.resets_at = record.resets_at or grant.resets_at
         return record

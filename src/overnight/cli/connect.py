@@ -143,6 +143,6 @@ async def _serve(settings: Settings, url: "asyncio.Future[str]", over: asyncio.E
     from overnight.wiring import running_service  # noqa: PLC0415 - slow to import, and mostly one runs already
 
     with explained(settings):
-        async with running_service(settings) as service:
+        async with running_service(settings, recorded=False) as service:
             url.set_result(service.url)
             await over.wait()
