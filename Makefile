@@ -41,12 +41,13 @@ clean:  ## Remove the environment and caches
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: requirements.lock pyproject.toml scripts/sandbox.sh | $(BIN)/python
+$(VENV)/.installed: requirements.lock pyproject.toml scripts/packages.sh | $(BIN)/python
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
-	sh scripts/sandbox.sh
+	sh scripts/packages.sh bwrap=bubblewrap
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed requirements-dev.lock
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	sh scripts/packages.sh unzip=unzip zip=zip
 	@touch $@

@@ -1,7 +1,4 @@
-"""Durable creates per second: 64 waiters that share commits, and one commit per request.
-
-In turns, in one run: the ratio counts, the absolute figures do not.
-"""
+"""Durable creates per second, in turns: 64 waiters that share commits, and one commit per request."""
 
 import asyncio
 import statistics
@@ -37,16 +34,16 @@ async def creates_per_second(database: Database, waiters: int) -> tuple[float, f
             made += 1
         return made
 
-    commits = database.commits
+    before = database.commits
     made = sum(await asyncio.gather(*(wait_and_ask_again() for _ in range(waiters))))
-    return made / SECONDS, made / (database.commits - commits)
+    return made / SECONDS, made / (database.commits - before)
 
 
 async def main() -> None:
     rates: dict[int, list[float]] = {64: [], 1: []}
     with tempfile.TemporaryDirectory() as directory:
         async with open_database(Path(directory)) as database:
-            await creates_per_second(database, 64)  # warm
+            await creates_per_second(database, 64)  # warms up
             for number in range(ROUNDS):
                 for waiters in sorted(rates, reverse=bool(number % 2)):
                     rate, batch = await creates_per_second(database, waiters)
@@ -54,10 +51,8 @@ async def main() -> None:
                     print(f"round {number}: {waiters:2} waiters {rate:7.0f} jobs/s, {batch:4.1f} a commit")
     ratio = statistics.median(many / one for many, one in zip(rates[64], rates[1], strict=True))
     print(
-        f"medians: 64 waiters {statistics.median(rates[64]):.0f}, 1 waiter {statistics.median(rates[1]):.0f}",
-        end="",
+        f"medians: {statistics.median(rates[64]):.0f} and {statistics.median(rates[1]):.0f}, ratio {ratio:.1f}"
     )
-    print(f" jobs/s, ratio {ratio:.1f}")
 
 
 asyncio.run(main())

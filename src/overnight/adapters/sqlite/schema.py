@@ -2,7 +2,7 @@
 
 - `body` is the JSON of the domain value; the other columns are what is searched for, and nothing else.
 - `jobs.result` holds what can be large, as the last column, so that listings never read it.
-- `open_or_failed` leaves completed jobs out: it stays small however many there are (facts: queue 6).
+- `jobs_open_or_failed` (and cancelled) leaves completed jobs out, however many there are (facts: queue 6).
 - `sessions.due_at` is when the first job of the line may start, NULL unless that job is queued. So a job that
   waits behind another one is in no index that the sweep reads.
 """

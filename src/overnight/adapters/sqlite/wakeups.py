@@ -18,7 +18,7 @@ from pathlib import Path
 import apsw
 
 from overnight.adapters.sqlite.database import Database
-from overnight.adapters.sqlite.errors import StorageBusy, StorageError
+from overnight.adapters.sqlite.errors import StorageBusy, StorageError, StorageFull
 from overnight.ports import Entropy, Subscription, Wakeups
 
 NET_SECONDS = 1.0
@@ -123,7 +123,7 @@ async def _watch(database: Database, wakeups: DatagramWakeups, seconds: float) -
     seen = None
     with suppress(StorageError):
         while True:
-            with suppress(StorageBusy):
+            with suppress(StorageBusy, StorageFull):
                 version = await database.write(_version)
                 if seen not in (None, version):
                     wakeups.wake_all()
