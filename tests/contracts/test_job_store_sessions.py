@@ -20,6 +20,7 @@ from overnight.domain.job import (
     Job,
     Origin,
     Session,
+    Status,
     Usage,
 )
 from overnight.domain.outcome import Ending, Outcome
