@@ -75,6 +75,8 @@ class JobStore(Protocol):
     - All of a Change (job, session, events, deliveries) is written in one transaction, durable on return.
     - `decide` may be called more than once (compare-and-swap); it must be pure. If it raises, nothing is
       written and the exception goes on to the caller. If it returns None, nothing is written.
+    - The Change that comes back holds the `rings` that are still to be sent to the queue. A store that keeps
+      its queue in the same database sends them in the same transaction, and leaves none.
     - Every method may raise StorageError.
     - After a commit, watchers of the topics `job:{job_id}` are woken, and of `deliveries` if some are owed.
     """

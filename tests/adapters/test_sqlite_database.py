@@ -14,12 +14,12 @@ import pytest
 
 from overnight.adapters.sqlite import index, queue
 from overnight.adapters.sqlite.database import Database, open_database
-from overnight.adapters.sqlite.errors import SchemaTooNew, StorageFailed
 from overnight.adapters.sqlite.rows import encode, find_events
 from overnight.adapters.sqlite.schema import MIGRATIONS
 from overnight.adapters.sqlite.turn import Turn
 from overnight.domain.errors import Refused
 from overnight.domain.job import Event
+from overnight.ports import SchemaTooNew, StorageError, StorageFailed
 
 PATIENCE = 10.0
 
@@ -158,7 +158,7 @@ async def test_the_writer_does_not_hold_up_readers(database: Database) -> None:
 
 
 async def test_readers_cannot_write(database: Database) -> None:
-    with pytest.raises(apsw.ReadOnlyError):
+    with pytest.raises(StorageError):
         await database.read(add("one"))
     assert await database.read(names) == set()
 

@@ -9,8 +9,8 @@ import apsw
 import pytest
 
 from overnight.adapters.sqlite.database import Database, open_database
-from overnight.adapters.sqlite.errors import StorageBusy, StorageFailed, StorageFull
 from overnight.adapters.sqlite.writer import CHECKPOINT_PAGES
+from overnight.ports import StorageBusy, StorageFailed, StorageFull
 
 PATIENCE = 10.0
 VFS_NAME = "faulty"

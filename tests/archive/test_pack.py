@@ -133,7 +133,7 @@ def test_unreadable_files_are_listed(tree: Path, tmp_path: Path) -> None:
     (tree / "closed").mkdir(mode=0)
     # Root may read everything, unless it gives up the right to.
     mortal = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
-    command = [*mortal, sys.executable, "-c", _PACK_AND_TELL, tree, tmp_path / "a.zip"]
+    command = [*mortal, sys.executable, "-c", _PACK_AND_TELL, str(tree), str(tmp_path / "a.zip")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == [["closed", Omission.UNREADABLE], ["secret", Omission.UNREADABLE]]
 

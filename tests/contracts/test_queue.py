@@ -1,9 +1,11 @@
 """The contract of Queue, over every adapter. `twin_queue` is the queue as another process sees it."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
-from overnight.ports import Bell, Clock, Entropy, Queue
+from overnight.domain.job import Job
+from overnight.domain.transitions import cancel
+from overnight.ports import Bell, Clock, Entropy, JobStore, Queue
 
 PATIENCE = 10.0
 """Seconds that a test waits for something that should happen at once; a failing test is the slow one."""
@@ -180,3 +182,19 @@ async def test_a_waiting_receiver_can_be_cancelled(queue: Queue, clock: Clock, e
     assert waiting.cancelled()
     await queue.send(entropy.job_id(), at=clock.now())
     assert len(await due(queue)) == 1
+
+
+async def test_every_bell_of_a_change_is_either_rung_or_left_to_the_caller(
+    store: JobStore, queue: Queue, clock: Clock, submitted: Callable[..., Awaitable[Job]]
+) -> None:
+    first = await submitted(store)
+    second = await submitted(store, session_id=first.session_id, continues=True)
+    for _ in range(2):
+        for bell in await queue.receive(limit=9, visibility_seconds=60, wait_seconds=0):
+            await queue.ack(bell)
+    change = await store.change(first.job_id, cancel(now=clock.now(), delivery_id="msg_1"))
+    assert [ring.job_id for ring in change.rings] in ([], [second.job_id])
+    for ring in change.rings:
+        await queue.send(ring.job_id, at=ring.at)
+    [bell] = await queue.receive(limit=9, visibility_seconds=60, wait_seconds=0)
+    assert bell.job_id == second.job_id

@@ -244,6 +244,8 @@ def resend(*, now: float) -> Decide:
             status=Status.QUEUED,
             available_at=now,
             completed_at=None,
+            result=None,
+            structured_output=None,
             error=None,
             failures=0,
             losses=0,

@@ -10,10 +10,10 @@ from typing import TypeVar
 
 import apsw
 
-from overnight.adapters.sqlite.errors import StorageFailed
 from overnight.adapters.sqlite.schema import migrate
 from overnight.adapters.sqlite.turn import Turn
 from overnight.adapters.sqlite.writer import Write, Writer
+from overnight.ports import StorageError, StorageFailed
 
 READERS = 3
 BUSY_MILLISECONDS = 10_000
@@ -60,13 +60,18 @@ class Database:
         return await future
 
     async def read(self, query: Callable[[apsw.Connection], T]) -> T:
-        """Run `query` on one consistent view. Keep it short: while it lasts, the log cannot be reset."""
+        """Run `query` on one consistent view. Keep it short: while it lasts, the log cannot be reset.
+
+        Raises StorageError.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._query, query)
 
     def _query(self, query: Callable[[apsw.Connection], T]) -> T:
         reader = self._idle.get()
         try:
             return _on_one_view(reader, query)
+        except apsw.Error as error:
+            raise StorageError("the database could not be read") from error
         finally:
             self._idle.put(reader)
 

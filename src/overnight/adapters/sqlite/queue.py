@@ -13,7 +13,7 @@ from overnight.ports import Bell, Clock, Entropy, Wakeups
 TOPIC = "queue"
 
 # A held bell that is sent again is a new bell: whoever holds the old one cannot ack it away.
-_SEND = """
+SEND = """
 INSERT INTO bells (job_id, visible_at) VALUES (?, ?)
 ON CONFLICT (job_id) DO UPDATE SET
     visible_at = iif(receipt IS NULL, min(visible_at, excluded.visible_at), excluded.visible_at),
@@ -45,7 +45,7 @@ class SqliteQueue:
         self._entropy = entropy
 
     async def send(self, job_id: str, *, at: float) -> None:
-        await self._execute(_SEND, job_id, at)
+        await self._execute(SEND, job_id, at)
 
     async def receive(self, *, limit: int, visibility_seconds: float, wait_seconds: float) -> Sequence[Bell]:
         ends = asyncio.get_running_loop().time() + wait_seconds

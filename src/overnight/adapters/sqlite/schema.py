@@ -9,7 +9,7 @@
 
 import apsw
 
-from overnight.adapters.sqlite.errors import SchemaTooNew
+from overnight.ports import SchemaTooNew
 
 FIRST = """
 CREATE TABLE sessions (

@@ -1,12 +1,14 @@
 """The truth about jobs and sessions in SQLite: every rule is in `decide`, this only stores."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import apsw
 
 from overnight.adapters.sqlite import idempotency as keys
 from overnight.adapters.sqlite import rows
 from overnight.adapters.sqlite.database import Database
+from overnight.adapters.sqlite.queue import SEND, TOPIC
 from overnight.domain.errors import DeliveryNotFound, JobNotFound, SessionNotFound
 from overnight.domain.job import Change, Delivery, DeliveryStatus, Event, JobRequest, Session, Snapshot
 from overnight.domain.transitions import Admit, Decide
@@ -17,7 +19,7 @@ ERASE_JOBS = 20
 
 
 class SqliteStore:
-    """The port `JobStore`."""
+    """The port `JobStore`. It rings the bells of a change itself, in the transaction (see `SqliteQueue`)."""
 
     def __init__(self, database: Database, wakeups: Wakeups, clock: Clock) -> None:
         self._database = database
@@ -36,11 +38,13 @@ class SqliteStore:
                     return Created(change=_as_it_is(_snapshot(connection, known)), replayed=True)
             change = admit(rows.find_session(connection, session_id))
             rows.insert(connection, change, encoded)
+            _ring(connection, change)
             if idempotency is not None:
                 keys.remember(connection, idempotency, change.job.job_id, now=now)
             return Created(change=change, replayed=False)
 
-        return await self._database.write(work, committed=lambda created: self._announce(created.change))
+        created = await self._database.write(work, committed=lambda created: self._announce(created.change))
+        return replace(created, change=replace(created.change, rings=()))
 
     async def change(self, job_id: str, decide: Decide) -> Change:
         def work(connection: apsw.Connection) -> Change:
@@ -49,9 +53,11 @@ class SqliteStore:
             if change is None:
                 return _as_it_is(before)
             rows.update(connection, change, before)
+            _ring(connection, change)
             return change
 
-        return await self._database.write(work, committed=self._announce)
+        change = await self._database.write(work, committed=self._announce)
+        return replace(change, rings=())
 
     async def snapshot(self, job_id: str) -> Snapshot:
         return await self._database.read(lambda connection: _snapshot(connection, job_id))
@@ -107,7 +113,12 @@ class SqliteStore:
     def _announce(self, change: Change) -> None:
         if change.events or change.deliveries:
             owed = any(delivery.status is DeliveryStatus.OWED for delivery in change.deliveries)
-            self._wakeups.announce(f"job:{change.job.job_id}", *(["deliveries"] if owed else []))
+            topics = [
+                f"job:{change.job.job_id}",
+                *(["deliveries"] if owed else []),
+                *([TOPIC] if change.rings else []),
+            ]
+            self._wakeups.announce(*topics)
 
     def _announce_jobs(self, job_ids: Sequence[str]) -> None:
         self._wakeups.announce(*(f"job:{job_id}" for job_id in job_ids))
@@ -115,6 +126,11 @@ class SqliteStore:
     def _announce_delivery(self, delivery: Delivery | None) -> None:
         if delivery is not None and delivery.status is DeliveryStatus.OWED:
             self._wakeups.announce("deliveries")
+
+
+def _ring(connection: apsw.Connection, change: Change) -> None:
+    """Bells are in the same file, so they ring with the commit: none can be lost, and it costs no second one."""
+    connection.executemany(SEND, [(ring.job_id, ring.at) for ring in change.rings])
 
 
 def _snapshot(connection: apsw.Connection, job_id: str) -> Snapshot:

@@ -18,8 +18,7 @@ from pathlib import Path
 import apsw
 
 from overnight.adapters.sqlite.database import Database
-from overnight.adapters.sqlite.errors import StorageBusy, StorageError, StorageFull
-from overnight.ports import Entropy, Subscription, Wakeups
+from overnight.ports import Entropy, StorageBusy, StorageError, StorageFull, Subscription, Wakeups
 
 NET_SECONDS = 1.0
 MAX_ADDRESS_BYTES = 107

@@ -16,8 +16,8 @@ from typing import Any, Generic, TypeVar
 
 import apsw
 
-from overnight.adapters.sqlite.errors import StorageBusy, StorageError, StorageFailed, StorageFull
 from overnight.adapters.sqlite.turn import Turn
+from overnight.ports import StorageBusy, StorageError, StorageFailed, StorageFull
 
 BATCH = 512
 GATHER_SECONDS = 0.002
