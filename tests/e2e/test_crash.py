@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import signal
 import zipfile
 from typing import Any
 
@@ -14,7 +15,7 @@ from overnight.rehearsal import serve_rehearsal
 
 pytestmark = [pytest.mark.e2e, pytest.mark.chaos]
 
-KILLS = int(os.environ.get("OVERNIGHT_TEST_KILLS", "8"))
+KILLS = int(os.environ.get("OVERNIGHT_TEST_KILLS", "12"))
 
 
 def once_slow(seconds: int) -> str:
@@ -88,6 +89,31 @@ async def test_the_service_takes_over_from_a_worker_that_was_killed(start: Any, 
         done = await service.finished(lost)
         assert (done["status"], done["result"], done["attempt"]) == ("completed", "on", 2)
         assert await service.terminate() == 0
+
+
+async def test_a_worker_that_froze_past_its_lease_changes_nothing_when_it_wakes(start: Any, e2e: Any) -> None:
+    async with serve_rehearsal() as url:
+        upstream = {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_API_KEY": "rehearsal", "OVERNIGHT_CONCURRENCY": "1"}
+        service = await start("serve", "--port", "0", **upstream)
+        blocker = await service.submit(lines("bash exec sleep 918273649"))
+        await e2e.eventually(lambda: _some(e2e.processes("sleep 918273649")))
+        worker = await start("worker", data=service.data, **upstream)
+        job = await service.submit(lines("bash echo once >> count.txt", once_slow(918273648), "answer on"))
+        await e2e.eventually(lambda: _some(e2e.processes("sleep 918273648")))
+        worker.process.send_signal(signal.SIGSTOP)
+        await service.call(
+            "POST", f"/jobs/{blocker['job_id']}/cancel"
+        )  # The service's only slot is free now.
+        done = await service.finished(job["job_id"])
+        assert (done["status"], done["result"], done["attempt"]) == ("completed", "on", 2)
+        assert e2e.processes("sleep 918273648") == []
+        events = await service.events(job["job_id"])
+        worker.process.send_signal(signal.SIGCONT)
+        assert await worker.terminate() == 0
+        assert await service.job(job["job_id"]) == done
+        assert await service.events(job["job_id"]) == events
+        archive = await service.call("GET", f"/sessions/{job['session_id']}/archive")
+        assert zipfile.ZipFile(io.BytesIO(archive.content)).read("count.txt") == b"once\n"
 
 
 async def test_killed_at_random_moments_every_job_ends_once_and_nothing_is_left(start: Any, e2e: Any) -> None:
