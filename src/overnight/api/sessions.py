@@ -64,7 +64,7 @@ async def archive(parts: ApiParts, request: Request) -> ASGIApp:
             file = await asyncio.to_thread(path.open, "rb")
     except ArchiveMissing:
         raise Problem(Code.ARCHIVE_NOT_FOUND) from None
-    return Stream(in_pieces(_read_all(file), file), headers)
+    return Stream(in_pieces(_read_all(file)), headers, source=file)
 
 
 async def files(parts: ApiParts, request: Request) -> Response:
@@ -97,7 +97,7 @@ async def file(parts: ApiParts, request: Request) -> ASGIApp:
         "Content-Disposition": "attachment",
         "Content-Length": str(content.size),
     }
-    return Stream(in_pieces(iter(content), content), headers)
+    return Stream(in_pieces(iter(content)), headers, source=content)
 
 
 async def upload(parts: ApiParts, request: Request) -> Response:

@@ -17,7 +17,7 @@ class Closable(Protocol):
 
 
 class Stream:
-    """Sends until the body ends, the client goes, or `closing` is set.
+    """Sends until the body ends, the client goes, or `closing` is set; then closes `source`, begun or not.
 
     Starlette's own streaming answer waits for ever for a client that has stopped reading.
     """
@@ -28,12 +28,21 @@ class Stream:
         headers: Mapping[str, str],
         *,
         closing: asyncio.Event | None = None,
+        source: Closable | None = None,
     ) -> None:
+        self._source = source
         self._body = body
         self._headers = MutableHeaders(headers).raw
         self._closing = closing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._answer(receive, send)
+        finally:
+            if self._source is not None:
+                await asyncio.to_thread(self._source.close)
+
+    async def _answer(self, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self._headers})
         stories = [self._send_all(send), _until_gone(receive)]
         if self._closing is not None:
@@ -48,8 +57,8 @@ class Stream:
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
 
 
-async def in_pieces(blocking: Iterator[bytes], owner: Closable) -> AsyncGenerator[bytes, None]:
-    """The same pieces, each read in a thread. `owner` is closed at the end, and never under a reading thread."""
+async def in_pieces(blocking: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """The same pieces, each read in a thread. Its end waits for a thread that still reads."""
     reading: asyncio.Future[bytes | None] | None = None
     try:
         while True:
@@ -61,7 +70,6 @@ async def in_pieces(blocking: Iterator[bytes], owner: Closable) -> AsyncGenerato
     finally:
         if reading is not None:
             await asyncio.wait([reading])
-        await asyncio.to_thread(owner.close)
 
 
 async def _until_gone(receive: Receive) -> None:
