@@ -42,8 +42,8 @@ from overnight.worker.loop import every, work
 log = logging.getLogger(__name__)
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-LONGEST_SWEEP_PAUSE = 2.0
-"""A lapsed lease is noticed within this, so a lost job runs again within its lease and two seconds."""
+LONGEST_SWEEP_PAUSE = 1.0
+"""A lapsed lease is seen by one sweep and taken back by the next: a lost job runs again two seconds later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +323,13 @@ def _banner(settings: Settings, agent: ClaudeAgent, upstream: str) -> tuple[str,
     return (
         f"overnight {version('overnight')}",
         f"  data       {settings.data}",
-        f"  upstream   {upstream}",
+        f"  upstream   {upstream}{_key_warning(settings)}",
         f"  isolation  {agent.tier.report}",
         f"  runs       {settings.concurrency} at once",
     )
+
+
+def _key_warning(settings: Settings) -> str:
+    if settings.rehearsal or settings.anthropic_api_key or settings.anthropic_auth_token:
+        return ""
+    return " - NO KEY: set ANTHROPIC_API_KEY, or jobs fail at their first call (or try --rehearsal)"

@@ -21,10 +21,26 @@ async def test_a_lapsed_lease_is_taken_back_and_rung(world: Any) -> None:
     await world.sweep().once()
     assert (await world.job(job.job_id)).status is Status.PROCESSING
     world.clock.time += 15.0
-    await world.sweep().once()
+    sweep = world.sweep()
+    await sweep.once()
+    await sweep.once()
     assert (await world.job(job.job_id)).status is Status.QUEUED
     assert world.agent.reaped == [world.workspaces.root(job.job_id, 1)]
     assert (await world.bell()).job_id == job.job_id
+
+
+async def test_a_worker_that_slept_with_its_machine_and_renews_on_waking_keeps_its_job(world: Any) -> None:
+    job = await world.submit()
+    await claim(world, job)
+    world.clock.time += 3600.0
+    sweep = world.sweep()
+    await sweep.once()
+    renew = transitions.renew(attempt=1, now=world.clock.now(), lease_seconds=15.0)
+    await world.store.change(job.job_id, renew)
+    await sweep.once()
+    world.clock.time += 15.0
+    await sweep.once()
+    assert (await world.job(job.job_id)).status is Status.PROCESSING
 
 
 async def test_the_job_of_a_worker_known_to_be_dead_does_not_wait_for_its_lease(world: Any) -> None:
@@ -37,10 +53,12 @@ async def test_the_job_of_a_worker_known_to_be_dead_does_not_wait_for_its_lease(
 
 async def test_a_job_that_kills_every_worker_ends_as_a_dead_letter(world: Any) -> None:
     job = await world.submit()
+    sweep = world.sweep()
     for _ in range(world.policy.max_losses + 1):
         await claim(world, job)
         world.clock.time += 1000.0
-        await world.sweep().once()
+        await sweep.once()
+        await sweep.once()
         world.clock.time += 1000.0  # the delay before the next try
     dead = await world.job(job.job_id)
     assert (dead.status, dead.error.code) == (Status.FAILED, ErrorCode.WORKER_LOST)

@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from overnight.domain.errors import ErrorCode, JobNotFound, Refused
-from overnight.domain.job import Job, Status
+from overnight.domain.job import Job, Lease, Status
 from overnight.domain.retry import RetryPolicy
 from overnight.domain.transitions import lapse
 from overnight.flows.run_job import ring
@@ -30,6 +30,9 @@ class Sweep:
     clock: Clock
     entropy: Entropy
     policy: RetryPolicy
+    suspects: dict[str, Lease] = field(default_factory=dict)
+    """Leases that had lapsed at the last sweep. A machine that wakes from sleep finds all of them lapsed, its
+    own included; only one that its worker has not renewed by the next sweep is lost."""
 
     async def once(self) -> None:
         await self._take_back_lost_jobs()
@@ -39,12 +42,18 @@ class Sweep:
             await finish_erasing(session_id, store=self.store, archives=self.archives)
 
     async def _take_back_lost_jobs(self) -> None:
+        lapsed: dict[str, Lease] = {}
         for job in await self.index.running():
             if job.lease is None:
                 continue
-            dead = await asyncio.to_thread(self.roster.is_dead, job.lease.worker)
-            if dead or job.lease.until <= self.clock.now():
-                await self._take_back(job, dead=dead)
+            if await asyncio.to_thread(self.roster.is_dead, job.lease.worker):
+                await self._take_back(job, dead=True)
+            elif job.lease.until <= self.clock.now():
+                lapsed[job.job_id] = job.lease
+                if self.suspects.get(job.job_id) == job.lease:
+                    await self._take_back(job, dead=False)
+        self.suspects.clear()
+        self.suspects.update(lapsed)
 
     async def _take_back(self, job: Job, *, dead: bool) -> None:
         decide = lapse(
