@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test lint types bench docs lock clean
+.PHONY: help install dev demo test lint types audit bench docs lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,15 +15,19 @@ dev: $(VENV)/.dev            ## The same, with what its tests need
 demo: install  ## A real job from prompt to kept session, offline (for real with ANTHROPIC_API_KEY)
 	$(BIN)/python scripts/demo.py
 
-test: dev lint types  ## All tests
+test: dev lint types audit  ## All tests
 	$(BIN)/python -m pytest
 
 lint: dev  ## Format and lint rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/bandit -q -c pyproject.toml -r src
 
 types: dev  ## Strict type checking
 	$(BIN)/mypy
+
+audit: dev  ## Known vulnerabilities of the locked dependencies, where an index answers
+	$(BIN)/python scripts/audit.py
 
 bench: dev  ## Measure the HTTP hot path; see bench/README.md
 	$(BIN)/python bench/http_execute.py

@@ -32,6 +32,7 @@ from overnight.api import ApiParts, Limits, Readiness, create_app
 from overnight.api.requests import ExecuteRequest, execute_decoder, job_request
 from overnight.api.views import Accepted
 from overnight.domain.address import CallbackPolicy
+from overnight.domain.redaction import Redactor
 from overnight.flows.submit import submit
 from overnight.ports import JobStore, Queue
 
@@ -135,6 +136,7 @@ async def serve(server: str, kind: str, listening: socket.socket) -> None:
                 allowed_hosts=("127.0.0.1",),
                 ready=lambda: Readiness(ok=True, draining=False, isolation="none"),
                 version="bench",
+                redactor=Redactor(),
             )
             app = {"bare ASGI": bare_asgi, "overnight": create_app, "FastAPI": fast_api}[server](parts)
             config = uvicorn.Config(

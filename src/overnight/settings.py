@@ -110,6 +110,13 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest JSON body of a request.")
     max_archive_bytes: int = Field(512 * 1024 * 1024, ge=1024, description="Largest archive of an upload.")
 
+    log: Literal["text", "json"] = Field("text", description="Form of the log on standard error.")
+    redact_shapes: bool = Field(
+        True,
+        description="Blank what looks like a secret (API keys, tokens, private keys) out of events, results, errors "
+        "and the log; the service's own secrets always are.",
+    )
+
     webhook_secret: SecretStr | None = Field(
         None,
         description="`whsec_...`; made once and kept as `webhook-secret` in the data directory if unset.",

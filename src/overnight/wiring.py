@@ -28,6 +28,7 @@ from overnight.agent.run import ClaudeAgent, claude_agent
 from overnight.api.app import close_streams, create_app
 from overnight.api.parts import ApiParts, Limits, Readiness
 from overnight.archive import remove_tree
+from overnight.domain.redaction import Redactor
 from overnight.domain.signature import new_secret, parse_secret, sign
 from overnight.flows.lease import Holder
 from overnight.flows.notify import Notifier
@@ -51,6 +52,7 @@ class Base:
     """What every process of overnight shares: the data directory's adapters."""
 
     settings: Settings
+    redactor: Redactor
     worker: str
     scratch: Path
     database: Database
@@ -134,6 +136,7 @@ async def _base(settings: Settings) -> AsyncIterator[Base]:
             with _scratch(settings.data / "scratch", worker, roster) as scratch:
                 yield Base(
                     settings=settings,
+                    redactor=redactor_of(settings),
                     worker=worker,
                     scratch=scratch,
                     database=database,
@@ -214,6 +217,7 @@ def _runner(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Runner:
         clock=base.clock,
         entropy=base.entropy,
         policy=settings.retry_policy,
+        redactor=base.redactor,
         lease_seconds=settings.lease_seconds,
     )
 
@@ -273,6 +277,7 @@ def _api_parts(base: Base, agent: ClaudeAgent, running: Running, url: str) -> Ap
         allowed_hosts=("*",) if settings.allow_public else ("127.0.0.1", "[::1]", "localhost"),
         ready=ready,
         version=version("overnight"),
+        redactor=base.redactor,
     )
 
 
@@ -281,6 +286,14 @@ async def _stop_on_failure(database: Database, running: Running) -> None:
     await database.failed()
     log.critical("the database cannot be written any more: stopping")
     running.fail()
+
+
+def redactor_of(settings: Settings) -> Redactor:
+    """What blanks this process's secrets out of everything that it tells."""
+    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    loaded = {"api_key": settings.anthropic_api_key, "auth_token": settings.anthropic_auth_token}
+    secrets = {kind: secret.get_secret_value() for kind, secret in loaded.items() if secret is not None}
+    return Redactor({**secrets, "webhook_secret": webhook_secret(settings)}, shapes=settings.redact_shapes)
 
 
 def webhook_secret(settings: Settings) -> str:

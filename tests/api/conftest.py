@@ -24,6 +24,7 @@ from overnight.domain.address import CallbackPolicy
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import ArchiveRef, Origin
 from overnight.domain.outcome import Ending, Outcome, failed
+from overnight.domain.redaction import Redactor
 
 LIMITS = Limits(max_body_bytes=256 * 1024, max_archive_bytes=1024 * 1024, max_timeout_seconds=1500.0)
 
@@ -117,6 +118,7 @@ def make_service(scratch: Path, **changes: Any) -> Service:
         allowed_hosts=("overnight.test", "127.0.0.1"),
         ready=lambda: readiness[-1],
         version="1.2.3",
+        redactor=Redactor(),
     )
     parts = replace(parts, **changes)
     return Service(parts, create_app(parts), readiness)

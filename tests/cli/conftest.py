@@ -21,6 +21,7 @@ from overnight.domain.callback_url import CallbackPolicy
 from overnight.domain.errors import ErrorCode, Refused
 from overnight.domain.job import ArchiveRef, Job, Origin
 from overnight.domain.outcome import Ending, Outcome, failed
+from overnight.domain.redaction import Redactor
 from overnight.domain.transitions import Note, finish, record, start
 from overnight.ports import Bell
 from overnight.serving import listen, serving, url_of
@@ -79,6 +80,7 @@ class ScriptedService:
             allowed_hosts=("127.0.0.1",),
             ready=lambda: Readiness(ok=True, draining=False, isolation="none"),
             version="0",
+            redactor=Redactor(),
         )
 
     async def _work(self) -> None:

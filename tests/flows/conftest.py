@@ -14,6 +14,7 @@ from overnight.adapters.memory_archives import MemoryArchives
 from overnight.domain import transitions
 from overnight.domain.job import Event, Job, JobRequest
 from overnight.domain.outcome import Ending, Outcome
+from overnight.domain.redaction import Redactor
 from overnight.domain.retry import RetryPolicy
 from overnight.flows.lease import Holder
 from overnight.flows.run_job import Runner, ring
@@ -107,6 +108,7 @@ class World:
     roster: Roster = field(default_factory=Roster)
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     policy: RetryPolicy = field(default_factory=RetryPolicy)
+    redactor: Redactor = field(default_factory=Redactor)
 
     def __post_init__(self) -> None:
         self.store = MemoryStore(self.wakeups, self.clock)
@@ -124,6 +126,7 @@ class World:
             clock=self.clock,
             entropy=self.entropy,
             policy=self.policy,
+            redactor=self.redactor,
             lease_seconds=15.0,
             save_delays=(0.0, 0.0),
         )

@@ -1,13 +1,17 @@
 """Owed webhooks are paid: signed, retried, given up in the end, and never sent twice at once."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
+
+import pytest
 
 from overnight.domain import transitions
 from overnight.domain.delivery import DELAYS
 from overnight.domain.job import DeliveryStatus
+from overnight.flows.hosts import LONGEST_LINE, MOST, HostBusy, Hosts
 from overnight.flows.notify import Notifier
-from overnight.ports import Receipt
+from overnight.ports import Receipt, Webhooks
 
 
 class Receiver:
@@ -20,7 +24,7 @@ class Receiver:
         return self.receipts.pop(0) if len(self.receipts) > 1 else self.receipts[0]
 
 
-def notifier(world: Any, receiver: Receiver) -> Notifier:
+def notifier(world: Any, receiver: Webhooks) -> Notifier:
     return Notifier(
         store=world.store,
         index=world.store,
@@ -32,8 +36,8 @@ def notifier(world: Any, receiver: Receiver) -> Notifier:
     )
 
 
-async def owing(world: Any) -> Any:
-    job = await world.submit(callback_url="https://example.com/hook")
+async def owing(world: Any, url: str = "https://example.com/hook") -> Any:
+    job = await world.submit(callback_url=url)
     decide = transitions.cancel(now=world.clock.now(), delivery_id=world.entropy.delivery_id())
     await world.store.change(job.job_id, decide)
     return job
@@ -80,9 +84,81 @@ async def test_a_receiver_that_says_when_to_come_back_is_heeded(world: Any) -> N
 async def test_two_notifiers_send_a_delivery_once(world: Any) -> None:
     await owing(world)
     receiver = Receiver(Receipt(status=200))
-    due = await world.store.due_deliveries(now=world.clock.now(), limit=9)
-    first, second = notifier(world, receiver), notifier(world, receiver)
-    for delivery_id in due:
-        await first._try(delivery_id)
-        await second._try(delivery_id)
+    await asyncio.gather(*(notifier(world, receiver).send_due() for _ in range(2)))
     assert len(receiver.got) == 1
+
+
+class Receivers:
+    """Those at `slow` answer only when they are let go; counts how many tries each host has at once."""
+
+    def __init__(self) -> None:
+        self.let_go = asyncio.Event()
+        self.at_slow = self.most_at_slow = 0
+        self.answered: asyncio.Queue[str] = asyncio.Queue()
+
+    async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Receipt:
+        if "slow" in url:
+            self.at_slow += 1
+            self.most_at_slow = max(self.at_slow, self.most_at_slow)
+            await self.let_go.wait()
+            self.at_slow -= 1
+        self.answered.put_nowait(url)
+        return Receipt(status=204)
+
+
+async def test_a_slow_receiver_delays_nobody_else_and_gets_two_at_once(world: Any) -> None:
+    for _ in range(20):
+        await owing(world, url="https://slow.example/hook")
+    for number in range(40):
+        await owing(world, url=f"https://quick{number % 7}.example/hook")
+    receivers = Receivers()
+    paying = asyncio.create_task(notifier(world, receivers).run())
+    async with asyncio.timeout(20):
+        quick = [await receivers.answered.get() for _ in range(40)]
+        assert not [url for url in quick if "slow" in url]
+        assert receivers.at_slow == 2
+        receivers.let_go.set()
+        slow = [await receivers.answered.get() for _ in range(20)]
+    assert all("slow" in url for url in slow)
+    assert receivers.most_at_slow == 2
+    paying.cancel()
+
+
+async def test_a_receiver_that_is_busy_for_too_long_is_tried_later(world: Any) -> None:
+    hosts = Hosts()
+    async with asyncio.timeout(10), hosts.turn("a", patience_seconds=1), hosts.turn("a", patience_seconds=1):
+        with pytest.raises(HostBusy):
+            async with hosts.turn("a", patience_seconds=0.01):
+                pass
+        async with hosts.turn("b", patience_seconds=1):
+            pass
+    assert hosts.room == MOST
+
+
+async def test_a_line_that_is_full_takes_no_more(world: Any) -> None:
+    hosts, ready = Hosts(), asyncio.Event()
+
+    async def stand_in_line() -> None:
+        async with hosts.turn("a", patience_seconds=60):
+            await ready.wait()
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as line:
+        for _ in range(LONGEST_LINE):
+            line.create_task(stand_in_line())
+        await asyncio.sleep(0)  # lets each task stand in line
+        assert hosts.room == MOST - LONGEST_LINE
+        with pytest.raises(HostBusy):
+            async with hosts.turn("a", patience_seconds=60):
+                pass
+        ready.set()
+
+
+async def test_a_session_that_is_erased_while_its_webhook_waits_is_not_told_about(world: Any) -> None:
+    job = await owing(world)
+    receiver = Receiver(Receipt(status=200))
+    pay = notifier(world, receiver)
+    taken = await pay._take()
+    await world.store.erase(job.session_id)
+    for delivery in taken:
+        await pay._pay(delivery)
+    assert (len(taken), receiver.got) == (1, [])

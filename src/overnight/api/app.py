@@ -25,7 +25,10 @@ def create_app(parts: ApiParts) -> Starlette:
     """Call `close_streams` before stopping the server: a stream of events would keep it from ending."""
     calls = _calls(parts)
     front = Middleware(
-        Front, allowed_hosts=parts.allowed_hosts, id_prefix=f"req_{parts.entropy.token()[:12]}"
+        Front,
+        allowed_hosts=parts.allowed_hosts,
+        id_prefix=f"req_{parts.entropy.token()[:12]}",
+        redactor=parts.redactor,
     )
     app = Starlette(routes=[Route(path, _Resource(parts, calls[path])) for path in calls], middleware=[front])
     app.router.redirect_slashes = False

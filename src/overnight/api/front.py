@@ -8,6 +8,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from overnight.api.problems import Code, Problem, answer_to, problem_of
+from overnight.domain.redaction import Redactor
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +36,15 @@ class Front:
     rebinding).
     """
 
-    def __init__(self, app: ASGIApp, *, allowed_hosts: Collection[str], id_prefix: str) -> None:
+    def __init__(
+        self, app: ASGIApp, *, allowed_hosts: Collection[str], id_prefix: str, redactor: Redactor
+    ) -> None:
         self._app = app
         self._hosts = (
             None if "*" in allowed_hosts else frozenset(host.lower().encode() for host in allowed_hosts)
         )
         self._id_prefix = id_prefix
+        self._redactor = redactor
         self._numbers = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,7 +61,7 @@ class Front:
         except Exception as error:  # the border: whatever went wrong below is answered as a problem
             if answer.started:
                 raise
-            await answer_to(_told(error, request_id), request_id)(scope, receive, answer)
+            await answer_to(_told(error, request_id), request_id, self._redactor)(scope, receive, answer)
 
     def _check_host(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         if self._hosts is None:

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from overnight.domain.address import CallbackPolicy
+from overnight.domain.redaction import Redactor
 from overnight.ports import ArchiveStore, Clock, Entropy, JobIndex, JobStore, Queue, Wakeups
 
 
@@ -54,6 +55,7 @@ class ApiParts:
     allowed_hosts: Collection[str]
     ready: Callable[[], Readiness]
     version: str
+    redactor: Redactor
 
 
 Call = Callable[[ApiParts, Request], Awaitable[ASGIApp]]

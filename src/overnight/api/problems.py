@@ -25,6 +25,7 @@ from overnight.domain.errors import (
     SessionExists,
     SessionNotFound,
 )
+from overnight.domain.redaction import Redactor
 from overnight.ports import StorageError, StorageFull
 
 
@@ -267,16 +268,16 @@ def problem_of(error: Exception) -> Problem | None:
     return None
 
 
-def answer_to(problem: Problem, request_id: str) -> Response:
+def answer_to(problem: Problem, request_id: str, redactor: Redactor) -> Response:
     kind = problem.kind
     view = ProblemView(
         kind=f"/docs/problems#{problem.code}",
         title=kind.title,
         status=kind.status,
-        detail=problem.detail,
+        detail=redactor.text(problem.detail),
         code=problem.code,
         request_id=request_id,
-        errors=problem.errors,
+        errors=tuple(Fault(fault.pointer, redactor.text(fault.detail)) for fault in problem.errors),
     )
     headers = problem.headers | {"Cache-Control": "no-store"}
     if kind.retry_after is not None:

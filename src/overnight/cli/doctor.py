@@ -1,6 +1,7 @@
 """`overnight doctor`: try each part for real, and say what to do about those that fail."""
 
 import asyncio
+import os
 import shutil
 import sys
 import tempfile
@@ -196,7 +197,10 @@ async def _output(*command: str) -> str | None:
     """The first line that a command prints; None if it fails or takes too long."""
     try:
         process = await asyncio.create_subprocess_exec(
-            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+            *command,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env={"PATH": os.defpath, "HOME": str(Path.home())},
         )
     except OSError:
         return None

@@ -3,22 +3,22 @@
 # ruff: noqa: PLC0415 - the rehearsal needs no database, a worker no web server
 
 import asyncio
-import logging
 import signal
 from collections.abc import Callable
 
 import typer
 
 from overnight.cli.exits import Exit
+from overnight.cli.log import log_to_stderr
 from overnight.cli.starting import explained
 from overnight.settings import Settings
 
 
 async def serve(settings: Settings) -> Exit:
-    from overnight.wiring import running_service
+    from overnight.wiring import redactor_of, running_service
 
-    _log_to_stderr()
     with explained(settings):
+        log_to_stderr(settings.log, redactor_of(settings))
         async with running_service(settings) as service:
             _on_signals(service.stop)
             _say(*service.banner, f"overnight is ready at {service.url}")
@@ -28,10 +28,10 @@ async def serve(settings: Settings) -> Exit:
 
 
 async def worker(settings: Settings) -> Exit:
-    from overnight.wiring import running_worker
+    from overnight.wiring import redactor_of, running_worker
 
-    _log_to_stderr()
     with explained(settings):
+        log_to_stderr(settings.log, redactor_of(settings))
         async with running_worker(settings) as one:
             _on_signals(one.stop)
             _say(*one.banner, "overnight worker is ready")
@@ -50,11 +50,6 @@ async def rehearsal(host: str, port: int) -> Exit:
         _say(f"the rehearsal API is ready at {url}", f"use it:  ANTHROPIC_BASE_URL={url} overnight serve")
         await ended.wait()
     return Exit.OK
-
-
-def _log_to_stderr() -> None:
-    """Events are the story of a job; the log is for what the operator must see."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def _on_signals(stop: Callable[[], None]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from overnight.domain.errors import Refused
 from overnight.domain.job import Job
+from overnight.domain.redaction import Redactor
 from overnight.domain.transitions import Note, record
 from overnight.ports import Clock, JobStore, StorageError
 
@@ -21,17 +22,18 @@ LAST_TRIES = 5
 
 
 class EventLog:
-    def __init__(self, store: JobStore, clock: Clock, job: Job) -> None:
+    def __init__(self, store: JobStore, clock: Clock, job: Job, redactor: Redactor) -> None:
         self._store = store
         self._clock = clock
         self._job = job
+        self._redactor = redactor
         self._notes: list[Note] = []
         self._some = asyncio.Event()
         self._closed = False
 
     def emit(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Note something that happened now. Never blocks; it is durable after the next flush."""
-        self._notes.append(Note(kind, self._clock.now(), data))
+        """Note something that happened now, without secrets. Never blocks; it is durable after the next flush."""
+        self._notes.append(Note(kind, self._clock.now(), self._redactor.data(data)))
         self._some.set()
 
     async def flush(self) -> None:

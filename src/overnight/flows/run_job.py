@@ -25,6 +25,7 @@ from overnight.domain.errors import (
 from overnight.domain.job import ArchiveRef, Change, Job, JobRequest, Ring, Session
 from overnight.domain.outcome import Ending, Outcome, failed
 from overnight.domain.prompts import continuation
+from overnight.domain.redaction import Redactor
 from overnight.domain.retry import RetryPolicy
 from overnight.domain.transitions import Decide, finish, requeue, returns_at, start
 from overnight.flows.event_log import EventLog
@@ -61,6 +62,7 @@ class Runner:
     clock: Clock
     entropy: Entropy
     policy: RetryPolicy
+    redactor: Redactor
     lease_seconds: float
     save_delays: tuple[float, ...] = SAVE_DELAYS
 
@@ -102,9 +104,10 @@ class Runner:
 
     async def _attempt(self, job: Job, session: Session, leaving: asyncio.Event) -> None:
         async with self.holder.hold(job, leaving=leaving) as stop:
-            events = EventLog(self.store, self.clock, job)
+            events = EventLog(self.store, self.clock, job, self.redactor)
             async with events.flowing():
                 outcome, worth_saving = await self._outcome(job, session, events, stop)
+            outcome = _without_secrets(outcome, self.redactor)
             if stop.reason is StopReason.LOST:
                 return
             if await self._went_back(job, outcome):
@@ -232,6 +235,15 @@ def _prompt(request: JobRequest, job: Job) -> str:
     if job.attempt == 1:
         return request.prompt
     return continuation(request.prompt, f"attempt {job.attempt - 1} did not reach its end")
+
+
+def _without_secrets(outcome: Outcome, redactor: Redactor) -> Outcome:
+    return replace(
+        outcome,
+        result=redactor.data(outcome.result),
+        structured_output=redactor.data(outcome.structured_output),
+        message=redactor.data(outcome.message),
+    )
 
 
 def _judged(outcome: Outcome, reason: StopReason | None, timeout_seconds: float) -> Outcome:

@@ -1,0 +1,136 @@
+"""No loaded secret survives, in any of the ways it may be written; a text without secrets stays as it is."""
+
+import base64
+import json
+import string
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overnight.domain.redaction import HEAD, LEAST, Redactor
+
+KEY = "sk-test/Canary+7f3a9c2e51b84d06=end"
+VISIBLE = string.ascii_letters + string.digits + "!#$%&'()*+,-./:;<=>?@^_`{|}~\"\\"
+secrets = st.text(VISIBLE, min_size=LEAST, max_size=60)
+words = st.text(string.ascii_lowercase + " \n\u00e9\u4e2d", max_size=40)
+
+SHAPED = {
+    "anthropic_key": "sk-ant-api03-" + "aB3_-" * 12,
+    "overnight_key": "ovn_" + "abcd1234" + "Z9" * 22 + "abc123",
+    "webhook_secret": "whsec_" + "QUJDREVG" * 4,
+    "supabase_key": "sbp_" + "0123456789abcdef" * 2,
+    "github_token": "ghp_" + "aB3d" * 9,
+    "aws_key": "AKIA" + "IOSFODNN7EXAMPLE",
+    "jwt": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTYifQ.c2lnbmF0dXJlLWNhbmFyeQ",
+    "private_key": "-----BEGIN RSA PRIVATE KEY-----\nMIIBOgIBAAJBAK\n-----END RSA PRIVATE KEY-----",
+}
+
+
+@given(secrets, st.lists(words, min_size=1, max_size=4))
+def test_no_loaded_secret_survives(secret: str, around: list[str]) -> None:
+    redactor = Redactor({"key": secret}, shapes=False)
+    for written in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1], secret.encode().hex()):
+        told = redactor.text(written.join(["", *around, ""]))
+        assert written not in told
+        assert "[redacted:key]" in told
+
+
+@given(secrets, st.binary(max_size=7), st.binary(max_size=7))
+def test_no_loaded_secret_survives_in_base64(secret: str, before: bytes, after: bytes) -> None:
+    told = Redactor({"key": secret}).text(base64.b64encode(before + secret.encode() + after).decode())
+    assert "[redacted:key]" in told
+
+
+@given(secrets, secrets, words)
+def test_secrets_that_overlap_are_both_blanked(first: str, second: str, word: str) -> None:
+    redactor = Redactor({"one": first, "two": second}, shapes=False)
+    for text in (first + second, second + word + first, first[:-1] + second + first):
+        told = redactor.text(text)
+        assert first not in told
+        assert second not in told
+
+
+@given(secrets, words, words)
+def test_blanking_twice_is_blanking_once(secret: str, before: str, after: str) -> None:
+    redactor = Redactor({"key": secret})
+    once = redactor.text(before + secret + after + SHAPED["jwt"])
+    assert redactor.text(once) == once
+
+
+@given(st.text(max_size=300))
+def test_a_text_without_secrets_is_unchanged(text: str) -> None:
+    assert Redactor({"key": KEY}, shapes=False).text(text) is text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Authorization: required for every call",
+        "see https://example.com:8080/path and mailto:me@example.com",
+        "the prefix sk-ant- and the prefix whsec_ are documented; ghp_short is none",
+        "AKIA is four letters; eyJ begins base64 of an object",
+        "http://[::1]:8080/a@b",
+    ],
+)
+def test_words_about_secrets_are_no_secrets(text: str) -> None:
+    assert Redactor({"key": KEY}).text(text) is text
+
+
+@pytest.mark.parametrize(("kind", "value"), SHAPED.items())
+def test_known_shapes_are_blanked_unless_it_is_switched_off(kind: str, value: str) -> None:
+    assert Redactor().text(f"it is {value}, you see") == f"it is [redacted:{kind}], you see"
+    assert Redactor(shapes=False).text(value) is value
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Authorization: Bearer abcdefgh1", "Authorization: [redacted:authorization]"),
+        ('{"authorization": "Basic dXNlcjpwdw=="}', '{"authorization": "[redacted:authorization]"}'),
+        ("x-api-key: 0123456789abcdef", "x-api-key: [redacted:authorization]"),
+        ("git clone https://me:pw@example.com/x", "git clone https://[redacted:url_userinfo]@example.com/x"),
+    ],
+)
+def test_what_stands_around_a_secret_is_kept(text: str, told: str) -> None:
+    assert Redactor().text(text) == told
+
+
+def test_a_text_that_was_cut_in_a_secret_holds_no_part_of_it() -> None:
+    redactor = Redactor({"key": KEY}, shapes=False)
+    for end in range(HEAD, len(KEY)):
+        assert redactor.text(f"key={KEY[:end]}\n[cut]") == "key=[redacted:key]\n[cut]"
+
+
+def test_a_private_key_without_its_end_is_blanked_to_the_end() -> None:
+    assert Redactor().text("x -----BEGIN PRIVATE KEY-----\nMIIB") == "x [redacted:private_key]"
+
+
+def test_stand_ins_are_no_secrets() -> None:
+    assert Redactor({"key": "rehearsal"}).text("the rehearsal API") == "the rehearsal API"
+
+
+def test_secrets_are_counted_by_kind() -> None:
+    redactor = Redactor({"api_key": KEY})
+    assert redactor.count(f"{KEY} {KEY} {SHAPED['jwt']}") == {"api_key": 2, "jwt": 1}
+    assert redactor.count("nothing") == {}
+
+
+data = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["plain", KEY, f"<{KEY}>"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b", KEY]), inner),
+    max_leaves=20,
+)
+
+
+@given(data)
+def test_nested_data_is_blanked_and_keeps_its_form(value: Any) -> None:
+    told = Redactor({"key": KEY}).data(value)
+    assert KEY not in json.dumps(told)
+    assert json.dumps(told) == json.dumps(value).replace(KEY, "[redacted:key]")
+
+
+def test_a_redactor_does_not_show_what_it_knows() -> None:
+    assert KEY not in repr(Redactor({"key": KEY}))

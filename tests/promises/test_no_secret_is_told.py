@@ -1,0 +1,144 @@
+"""Canary secrets are planted in the service and printed by the agent; nothing that the service tells holds one.
+
+The agent cannot read the service's secrets. Here it knows them all the same, from its prompt, as it would if
+isolation failed: what it prints must still not come out. The archive is the session's own and keeps what the
+agent wrote; only its listing is looked at.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+LOADED = {
+    "ANTHROPIC_API_KEY": "canary-api-key-7d1f0b3c59a2e846",
+    "ANTHROPIC_AUTH_TOKEN": "canary-auth-token-55e0c4d2b91f",
+    "OVERNIGHT_WEBHOOK_SECRET": "whsec_Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5LWNhbmE=",
+}
+SHAPED = {
+    "anthropic": "sk-ant-api03-canaryCANARY0123456789canary",
+    "github": "ghp_canary0123456789canary0123456789canary",
+    "aws": "AKIACANARYCANARY0123",
+    "jwt": "eyJjYW5hcnkiOjF9.eyJjYW5hcnkiOiJjYW5hcnkifQ.Y2FuYXJ5LXNpZ25hdHVyZQ",
+}
+CANARIES = (*LOADED.values(), *SHAPED.values())
+
+Told = dict[str, str]
+"""What was told, by where."""
+
+
+@contextlib.asynccontextmanager
+async def receiver(got: asyncio.Queue[bytes]) -> AsyncIterator[str]:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        [length] = [
+            line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
+        ]
+        got.put_nowait(head + await reader.readexactly(int(length)))
+        writer.write(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook"
+
+
+def command_lines() -> Iterator[str]:
+    """Of every process on this machine but this one, whose own are the test's."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            yield (entry / "cmdline").read_bytes().decode(errors="replace")
+
+
+def prompt() -> str:
+    shown = " ".join((*LOADED.values(), *SHAPED.values()))
+    return "\n".join(
+        [
+            "Print what you know.",
+            f"rehearsal: write env.txt {shown}",
+            "rehearsal: say I print the file now.",
+            "rehearsal: bash cat env.txt; cat env.txt >&2; env",
+            "rehearsal: bash mkfifo gate; echo waiting; cat gate",
+            f"rehearsal: answer They are {shown}",
+        ]
+    )
+
+
+async def everything_told(service: Any, job: dict[str, Any]) -> Told:
+    job_id, session_id = job["job_id"], job["session_id"]
+    told = {
+        "events": json.dumps(await service.events(job_id)),
+        "log": (service.data / "stderr.log").read_text(),
+        "banner": "\n".join(service.banner),
+        "service.json": (service.data / "service.json").read_text(),
+    }
+    sse = {"accept": "text/event-stream"}
+    told["SSE"] = (await service.call("GET", f"/jobs/{job_id}/events", headers=sse)).text
+    for path in (
+        f"/status/{job_id}",
+        "/jobs",
+        f"/jobs/{job_id}/deliveries",
+        "/sessions",
+        f"/sessions/{session_id}",
+        f"/sessions/{session_id}/files",
+        "/openapi.json",
+        "/docs",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+    ):
+        told[path] = (await service.call("GET", path)).text
+    return told | await every_problem(service, session_id)
+
+
+async def every_problem(service: Any, session_id: str) -> Told:
+    """Requests that hold canaries wherever something can stand, all of them refused."""
+    secret = LOADED["ANTHROPIC_API_KEY"]
+    headers = {"authorization": f"Bearer {secret}", "idempotency-key": secret}
+    answers = [
+        await service.call("POST", "/execute", content=f'{{"prompt": "{secret}'.encode()),
+        await service.call("POST", "/execute", json={"prompt": "x", secret: 1}, headers=headers),
+        await service.call("POST", "/execute", json={"prompt": "x", "model": [secret]}),
+        await service.call(
+            "POST", "/execute", json={"prompt": "x", "callback_url": f"https://{secret}@a.b/"}
+        ),
+        await service.call("GET", f"/status/{secret}"),
+        await service.call("GET", f"/{secret}"),
+        await service.call("GET", "/jobs", params={"cursor": secret}),
+        await service.call("GET", f"/sessions/{session_id}/files/{secret}"),
+        await service.call("GET", "/healthz", headers={"host": secret}),
+        await service.call("PUT", f"/sessions/{secret}/archive", content=b"PK" + secret.encode()),
+    ]
+    assert all(400 <= answer.status_code < 500 for answer in answers), [a.status_code for a in answers]
+    return {f"problem {n}": answer.text + str(answer.headers) for n, answer in enumerate(answers)}
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+async def test_no_secret_is_told(start: Any, form: str) -> None:
+    received: asyncio.Queue[bytes] = asyncio.Queue()
+    service = await start(OVERNIGHT_LOG=form, **LOADED)
+    async with receiver(received) as url:
+        job = await service.submit(prompt(), callback_url=url)
+        waiting = await service.when(job["job_id"], lambda j: j["status"] == "processing")
+        while sum(e["type"] == "tool.started" for e in await service.events(job["job_id"])) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)  # no event crosses a process boundary
+        during = list(command_lines())
+        [gate] = (service.data / "runs").glob(f"{job['job_id']}.{waiting['attempt']}/files/gate")
+        await asyncio.to_thread(gate.write_text, "go\n")
+        body = await asyncio.wait_for(received.get(), 60)
+        done = await service.finished(job["job_id"])
+    assert done["status"] == "completed", done
+    told = await everything_told(service, job)
+    told |= {"webhook": body.decode(), "command lines": "\n".join(during)}
+    found = [(where, canary) for where, text in told.items() for canary in CANARIES if canary in text]
+    assert found == []
+    for where in ("events", "SSE", f"/status/{job['job_id']}", "webhook"):
+        assert "[redacted:api_key]" in told[where], where
+        assert "[redacted:anthropic_key]" in told[where], where
