@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from overnight.domain.delivery import after_try, reserve
 from overnight.domain.errors import DeliveryNotFound
 from overnight.domain.job import Delivery, DeliveryTry
+from overnight.domain.signature import sign_with_each
 from overnight.ports import Clock, Entropy, JobIndex, JobStore, Receipt, StorageError, Wakeups, Webhooks
 
 log = logging.getLogger(__name__)
@@ -17,8 +18,8 @@ RESERVE_SECONDS = 60.0
 AT_ONCE = 8
 LONGEST_NAP = 60.0
 
-Sign = Callable[[str, int, bytes], str]
-"""(message id, Unix seconds, body) -> value of the `webhook-signature` header."""
+Secrets = Callable[[str | None], Awaitable[Sequence[bytes]]]
+"""The live webhook secrets of an API key by its id, or for None those of the service itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,7 @@ class Notifier:
     wakeups: Wakeups
     clock: Clock
     entropy: Entropy
-    sign: Sign
+    secrets: Secrets
 
     async def run(self) -> None:
         """Send what is due, sleep until something is, for ever."""
@@ -75,10 +76,11 @@ class Notifier:
     async def _send(self, delivery: Delivery) -> Receipt:
         body = delivery.body.encode(errors="replace")  # a lone surrogate must not break the notifier
         timestamp = int(self.clock.now())
+        secrets = await self.secrets(delivery.key_id)
         headers = {
             "content-type": "application/json",
             "webhook-id": delivery.delivery_id,
             "webhook-timestamp": str(timestamp),
-            "webhook-signature": self.sign(delivery.delivery_id, timestamp, body),
+            "webhook-signature": sign_with_each(secrets, delivery.delivery_id, timestamp, body),
         }
         return await self.webhooks.send(delivery.url, headers, body)
