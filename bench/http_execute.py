@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from overnight.adapters.memory import MemoryQueue, MemoryStore, MemoryWakeups
 from overnight.adapters.memory_archives import MemoryArchives
+from overnight.adapters.memory_keys import MemoryKeys
 from overnight.adapters.sqlite.database import open_database
 from overnight.adapters.sqlite.queue import SqliteQueue
 from overnight.adapters.sqlite.store import SqliteStore
@@ -32,7 +33,9 @@ from overnight.api import ApiParts, Limits, Readiness, create_app
 from overnight.api.requests import ExecuteRequest, execute_decoder, job_request
 from overnight.api.views import Accepted
 from overnight.domain.address import CallbackPolicy
+from overnight.domain.keys import LOCAL
 from overnight.domain.redaction import Redactor
+from overnight.flows.keyring import KeyRing
 from overnight.flows.submit import submit
 from overnight.ports import JobStore, Queue
 
@@ -67,8 +70,10 @@ class FastApiRequest(BaseModel):
 
 async def accept(parts: ApiParts, body: ExecuteRequest) -> Accepted:
     created = await submit(
-        job_request(body, policy=parts.callback_policy, limits=parts.limits),
+        job_request(body, policy=parts.callback_policy, limits=parts.limits, models=()),
         session_id=body.session_id,
+        caller=LOCAL,
+        max_queued_by_all=parts.limits.max_queued,
         idempotency=None,
         store=parts.store,
         queue=parts.queue,
@@ -134,6 +139,8 @@ async def serve(server: str, kind: str, listening: socket.socket) -> None:
                 limits=Limits(max_body_bytes=1 << 20, max_archive_bytes=1 << 20, max_timeout_seconds=1500.0),
                 scratch=Path(scratch),
                 allowed_hosts=("127.0.0.1",),
+                keys=KeyRing(MemoryKeys(), clock),
+                free_bytes=lambda: 1 << 30,
                 ready=lambda: Readiness(ok=True, draining=False, isolation="none"),
                 version="bench",
                 redactor=Redactor(),

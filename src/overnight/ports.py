@@ -10,17 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from overnight.domain.job import (
-    Change,
-    Delivery,
-    Event,
-    Job,
-    JobRequest,
-    Session,
-    Snapshot,
-    Status,
-)
+from overnight.domain.job import Change, Delivery, Event, Job, JobRequest, Session, Snapshot, Status
+from overnight.domain.keys import ApiKey
 from overnight.domain.outcome import Outcome
+from overnight.domain.standing import Check
 from overnight.domain.transitions import Admit, Decide
 
 T = TypeVar("T")
@@ -28,10 +21,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Idempotency:
-    """The caller's key and a fingerprint of the request it came with."""
+    """The caller's key and a fingerprint of the request it came with. Each owner has keys of its own."""
 
     key: str
     fingerprint: str
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +71,20 @@ class JobStore(Protocol):
       written and the exception goes on to the caller. If it returns None, nothing is written.
     - The Change that comes back holds the `rings` that are still to be sent to the queue. A store that keeps
       its queue in the same database sends them in the same transaction, and leaves none.
+    - `check` is called after `decide` in the same transaction, with the job's owner as it stands before the
+      change, and not at all if nothing is to be written. What it raises goes on to the caller as well.
     - Every method may raise StorageError.
     - After a commit, watchers of the topics `job:{job_id}` are woken, and of `deliveries` if some are owed.
     """
 
     async def create(
-        self, session_id: str, request: JobRequest, admit: Admit, idempotency: Idempotency | None = None
+        self,
+        session_id: str,
+        request: JobRequest,
+        admit: Admit,
+        idempotency: Idempotency | None = None,
+        *,
+        check: Check | None = None,
     ) -> Created:
         """Write a new job. The same key with the same fingerprint returns the first job and writes nothing.
 
@@ -90,7 +92,7 @@ class JobStore(Protocol):
         """
         ...
 
-    async def change(self, job_id: str, decide: Decide) -> Change:
+    async def change(self, job_id: str, decide: Decide, *, check: Check | None = None) -> Change:
         """Raises JobNotFound. When nothing is to be written, the Change holds job and session as they are."""
         ...
 
@@ -145,14 +147,17 @@ class JobIndex(Protocol):
         *,
         statuses: Sequence[Status] = (),
         session_id: str | None = None,
+        owner: str | None = None,
         limit: int = 20,
         before: str | None = None,
     ) -> Page[Snapshot]:
-        """Newest first. Results (`Job.result`, `structured_output`) are left out."""
+        """Newest first, of one owner (one that has a key) or of all. Without `result`, `structured_output`."""
         ...
 
-    async def sessions(self, *, limit: int = 20, before: str | None = None) -> Page[Session]:
-        """Newest first, without those that are being erased."""
+    async def sessions(
+        self, *, owner: str | None = None, limit: int = 20, before: str | None = None
+    ) -> Page[Session]:
+        """Newest first, of one owner or of all, without those that are being erased."""
         ...
 
     async def running(self) -> Sequence[Job]:
@@ -175,6 +180,26 @@ class JobIndex(Protocol):
 
     async def counts(self) -> Mapping[Status, int]:
         """How many jobs there are of each open status."""
+        ...
+
+
+class KeyStore(Protocol):
+    """The API keys. None is ever deleted: a service that has had a key never goes back to needing none."""
+
+    async def create(self, key: ApiKey) -> bool:
+        """Durable on return. False, and nothing is written, if a key has this id already."""
+        ...
+
+    async def find(self, key_id: str) -> ApiKey:
+        """Raises KeyNotFound."""
+        ...
+
+    async def keys(self) -> Sequence[ApiKey]:
+        """Oldest first, revoked and expired ones too."""
+        ...
+
+    async def change(self, key_id: str, decide: Callable[[ApiKey], ApiKey | None]) -> ApiKey:
+        """An atomic read-modify-write, as JobStore.change. Returns the key as it is then. Raises KeyNotFound."""
         ...
 
 

@@ -7,8 +7,12 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 BACKLOG = 2048
+HEAD_SECONDS = 10.0
+MAX_HEAD_BYTES = 48 * 1024
+"""Twice what an application takes of headers and target, which it refuses in words. Past this we hang up."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -31,7 +35,7 @@ async def serving(app: Any, listener: socket.socket, *, grace_seconds: float = 1
     """
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=PromptHttp,
         ws="none",
         lifespan="off",
         access_log=False,
@@ -49,6 +53,50 @@ async def serving(app: Any, listener: socket.socket, *, grace_seconds: float = 1
         server.should_exit = True
         await task
         listener.close()
+
+
+class PromptHttp(HttpToolsProtocol):
+    """Hangs up on a client whose request line and headers are not there in time, or never end.
+
+    uvicorn has neither limit (facts: security 8): a client that sends one byte now and then holds a connection
+    for ever, and one that sends headers without end fills the memory.
+    """
+
+    _deadline: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        if self._deadline is not None:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._deadline is not None and self._head_bytes > MAX_HEAD_BYTES:
+            self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        self._wait_for_head()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait_for_head(self) -> None:
+        if self._deadline is None:
+            self._head_bytes = 0
+            self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
 
 class _Server(uvicorn.Server):

@@ -17,7 +17,7 @@ from overnight.domain.retry import RetryPolicy
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-SECRETS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "OVERNIGHT_WEBHOOK_SECRET")
+SECRETS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "OVERNIGHT_API_KEY", "OVERNIGHT_WEBHOOK_SECRET")
 """Variables that are taken out of the process's environment once they are read."""
 
 
@@ -55,10 +55,18 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address that the API listens on.")
     port: int = Field(8080, ge=0, le=65535, description="Port of the API; 0 takes a free one.")
     url: str | None = Field(None, description="The service that the command line and the client talk to.")
+    api_key: SecretStr | None = Field(
+        None, description="The key, `ovn_...`, that the command line sends to the service (docs/keys.md)."
+    )
     allow_public: bool = Field(
         False,
-        description="Serve on an address that is not loopback. There are no API keys yet: whoever reaches it can "
-        "run anything.",
+        description="Serve on an address that is not loopback although no API key was made: whoever reaches it "
+        "can run anything.",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Names, without port and comma separated, that the service answers to besides its own; any, "
+        "if it listens on an address that is not loopback and this is empty.",
     )
     rehearsal: bool = Field(
         False, description="Use the built-in rehearsal API instead of Anthropic's: no key, no cost, no model."
@@ -109,6 +117,14 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest JSON body of a request.")
     max_archive_bytes: int = Field(512 * 1024 * 1024, ge=1024, description="Largest archive of an upload.")
+    max_queued: int = Field(
+        100_000, ge=1, description="Waiting jobs of all owners, before new ones get a 503."
+    )
+    min_free_disk_bytes: int = Field(
+        256 * 1024 * 1024,
+        ge=0,
+        description="With less free disk than this, no new job or upload is taken (507).",
+    )
 
     log: Literal["text", "json"] = Field("text", description="Form of the log on standard error.")
     redact_shapes: bool = Field(
@@ -128,7 +144,12 @@ class Settings(BaseSettings):
     )
 
     @field_validator(
-        "retry_delays", "archive_exclude", "callback_allow_private", "setting_sources", mode="before"
+        "retry_delays",
+        "archive_exclude",
+        "callback_allow_private",
+        "setting_sources",
+        "allowed_hosts",
+        mode="before",
     )
     @classmethod
     def _split_commas(cls, value: Any) -> Any:

@@ -8,7 +8,6 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,17 +18,19 @@ from overnight.adapters.memory import MemoryWakeups
 from overnight.adapters.roster import FileRoster, worker_name
 from overnight.adapters.sqlite.database import Database, open_database
 from overnight.adapters.sqlite.index import SqliteIndex
+from overnight.adapters.sqlite.keys import SqliteKeys
 from overnight.adapters.sqlite.queue import SqliteQueue
 from overnight.adapters.sqlite.store import SqliteStore
 from overnight.adapters.sqlite.wakeups import DatagramWakeups, open_wakeups
-from overnight.adapters.system import SystemClock, SystemEntropy
+from overnight.adapters.system import FreeSpace, SystemClock, SystemEntropy
 from overnight.adapters.webhooks import WebhookSender
 from overnight.agent.run import ClaudeAgent, claude_agent
 from overnight.api.app import close_streams, create_app
 from overnight.api.parts import ApiParts, Limits, Readiness
 from overnight.archive import remove_tree
 from overnight.domain.redaction import Redactor
-from overnight.domain.signature import new_secret, parse_secret, sign
+from overnight.domain.signature import new_secret, parse_secret
+from overnight.flows.keyring import KeyRing
 from overnight.flows.lease import Holder
 from overnight.flows.notify import Notifier
 from overnight.flows.run_job import Runner
@@ -43,6 +44,7 @@ from overnight.worker.loop import every, work
 log = logging.getLogger(__name__)
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+OWN_NAMES = ("127.0.0.1", "[::1]", "localhost")
 LONGEST_SWEEP_PAUSE = 1.0
 """A lapsed lease is seen by one sweep and taken back by the next: a lost job runs again two seconds later."""
 
@@ -64,6 +66,7 @@ class Base:
     roster: FileRoster
     clock: SystemClock
     entropy: SystemEntropy
+    keys: KeyRing
 
 
 class Running:
@@ -94,12 +97,12 @@ async def running_service(settings: Settings, *, recorded: bool = True) -> Async
     `recorded` lets the command line find it by `service.json` in the data directory, while it lasts.
     Raises SettingsError, StorageError, IsolationUnavailable, and OSError if the port is taken.
     """
-    _refuse_public(settings)
-    listener = listen(settings.host, settings.port)
-    url = url_of(listener)
     async with contextlib.AsyncExitStack() as stack:
-        stack.callback(listener.close)
         base = await stack.enter_async_context(_base(settings))
+        await _refuse_public(settings, base.keys)
+        listener = listen(settings.host, settings.port)
+        stack.callback(listener.close)
+        url = url_of(listener)
         agent, upstream = await _agent(stack, base)
         running = Running(url, _banner(settings, agent, upstream))
         app = create_app(_api_parts(base, agent, running, url))
@@ -148,6 +151,7 @@ async def _base(settings: Settings) -> AsyncIterator[Base]:
                     roster=roster,
                     clock=clock,
                     entropy=entropy,
+                    keys=KeyRing(SqliteKeys(database), clock),
                 )
 
 
@@ -238,7 +242,11 @@ def _sweep(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Sweep:
 
 
 def _notifier(base: Base) -> Notifier:
-    secret = parse_secret(webhook_secret(base.settings))
+    own = (parse_secret(webhook_secret(base.settings)),)
+
+    async def secrets(key_id: str | None) -> Sequence[bytes]:
+        return own if key_id is None else await base.keys.webhook_secrets(key_id)
+
     return Notifier(
         store=base.store,
         index=base.index,
@@ -246,7 +254,7 @@ def _notifier(base: Base) -> Notifier:
         wakeups=base.wakeups,
         clock=base.clock,
         entropy=base.entropy,
-        sign=partial(sign, secret),
+        secrets=secrets,
     )
 
 
@@ -265,6 +273,7 @@ def _api_parts(base: Base, agent: ClaudeAgent, running: Running, url: str) -> Ap
         queue=base.queue,
         archives=base.archives,
         wakeups=base.wakeups,
+        keys=base.keys,
         clock=base.clock,
         entropy=base.entropy,
         callback_policy=settings.callback_policy,
@@ -272,10 +281,13 @@ def _api_parts(base: Base, agent: ClaudeAgent, running: Running, url: str) -> Ap
             max_body_bytes=settings.max_body_bytes,
             max_archive_bytes=settings.max_archive_bytes,
             max_timeout_seconds=settings.max_timeout_seconds,
+            max_queued=settings.max_queued,
+            min_free_bytes=settings.min_free_disk_bytes,
         ),
         scratch=base.scratch,
-        allowed_hosts=("*",) if settings.allow_public else ("127.0.0.1", "[::1]", "localhost"),
+        allowed_hosts=_allowed_hosts(settings),
         ready=ready,
+        free_bytes=FreeSpace(settings.data),
         version=version("overnight"),
         redactor=base.redactor,
     )
@@ -323,13 +335,28 @@ def _recorded(path: Path, url: str) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _refuse_public(settings: Settings) -> None:
-    if settings.host not in LOOPBACK and not settings.allow_public:
-        raise SettingsError(
-            "OVERNIGHT_HOST: the address is not loopback, and this version has no API keys: whoever can reach the "
-            "service can run anything on this machine. Nothing was started. Put a proxy that authenticates before "
-            "it, or set OVERNIGHT_ALLOW_PUBLIC=1 if the network is yours alone."
-        )
+async def _refuse_public(settings: Settings, keys: KeyRing) -> None:
+    if settings.host in LOOPBACK or settings.allow_public or await keys.any():
+        return
+    raise SettingsError(
+        "OVERNIGHT_HOST: the address is not loopback, and there is no API key yet: whoever can reach the service "
+        "could run anything on this machine. Nothing was started. Make a key with `overnight keys create` (for "
+        "the same data directory), or set OVERNIGHT_ALLOW_PUBLIC=1 if the network is yours alone."
+    )
+
+
+def _allowed_hosts(settings: Settings) -> Sequence[str]:
+    """Any, for a public address that no names are set for: there, the key and not the name keeps others out."""
+    if settings.allowed_hosts:
+        return (*OWN_NAMES, *settings.allowed_hosts)
+    return OWN_NAMES if settings.host in LOOPBACK else ("*",)
+
+
+@contextlib.asynccontextmanager
+async def opened_keys(settings: Settings) -> AsyncIterator[SqliteKeys]:
+    """The keys of the data directory, whether a service runs on it or not. Raises StorageError, OSError."""
+    async with open_database(settings.data) as database:
+        yield SqliteKeys(database)
 
 
 def _banner(settings: Settings, agent: ClaudeAgent, upstream: str) -> tuple[str, ...]:

@@ -12,10 +12,10 @@ from typing import Any
 import apsw
 import pytest
 
-from overnight.adapters.sqlite import index, queue
+from overnight.adapters.sqlite import index, queue, tallies
 from overnight.adapters.sqlite.database import Database, open_database
-from overnight.adapters.sqlite.rows import encode, find_events
-from overnight.adapters.sqlite.schema import MIGRATIONS
+from overnight.adapters.sqlite.rows import encode, find_events, find_snapshot
+from overnight.adapters.sqlite.schema import FIRST, MIGRATIONS
 from overnight.adapters.sqlite.turn import Turn
 from overnight.domain.errors import Refused
 from overnight.domain.job import Event
@@ -184,19 +184,24 @@ async def test_the_log_is_moved_into_the_file_as_it_grows(database: Database, tm
 
 async def test_the_queue_does_not_age(database: Database) -> None:
     """What the sweep and the workers ask, again and again, never reads the jobs that are done."""
+    page: dict[str, Any] = {"owner": "alice", "before": "~", "limit": 1}
     asked: dict[str, Any] = {
         index._RUNNABLE: (0.0, 1),
         index._RUNNING: (),
-        index._COUNT: ("queued",),
+        index._COUNTS: (),
         index._DUE_DELIVERIES: (0.0, 1),
         index._NEXT_DELIVERY: (),
         index._ERASING: (),
         queue._DUE: (0.0, 1),
         queue._NEXT: (),
         index._OF_OTHER_STATUS: {"status": "failed", "before": "~", "limit": 1},
-        index._OF_SESSION: {"session": "", "any": True, "statuses": "[]", "before": "~", "limit": 1},
+        index._OF_SESSION: page | {"session": "", "any": True, "statuses": "[]", "every_owner": True},
         index._NEWEST: {"before": "~", "limit": 1},
+        index._NEWEST_OF_OWNER: page,
+        index._OTHERS_OF_OWNER: page | {"status": "failed"},
         index._SESSIONS: (9.0, "", 1),
+        index._SESSIONS_OF_OWNER: ("alice", 9.0, "", 1),
+        tallies._STANDING: ("alice", 1),
     }
 
     def plans(connection: apsw.Connection) -> list[str]:
@@ -206,9 +211,19 @@ async def test_the_queue_does_not_age(database: Database) -> None:
             for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)
         ]
 
+    # `open_jobs` has a row per owner, however many jobs there are.
+    fine = (
+        "SEARCH",
+        "LIST",
+        "SCAN json_each",
+        "SCAN open_jobs",
+        "SCAN CONSTANT ROW",
+        "SCALAR",
+        "CREATE BLOOM",
+    )
     for plan in await database.read(plans):
         step = plan.rpartition(": ")[2]
-        assert step.startswith(("SEARCH", "LIST", "SCAN json_each", "CREATE BLOOM")), plan
+        assert step.startswith(fine), plan
 
 
 async def test_half_a_surrogate_pair_is_stored_as_a_question_mark(database: Database) -> None:
@@ -219,3 +234,29 @@ async def test_half_a_surrogate_pair_is_stored_as_a_question_mark(database: Data
     )
     (found,) = await database.read(lambda connection: find_events(connection, "j", after=0, limit=9))
     assert found.data == {"text": "a?b ☀"}
+
+
+async def test_data_from_before_there_were_owners_belongs_to_nobody(tmp_path: Path) -> None:
+    """Rows as the first version wrote them: their JSON knows no owner, and open jobs are counted."""
+    job_id = "01900000-0000-7000-8000-000000000000"
+    session = {"session_id": "s", "created_at": 1.0, "updated_at": 1.0, "line": [job_id]}
+    job = {"job_id": job_id, "session_id": "s", "status": "queued", "created_at": 1.0, "available_at": 1.0}
+    old = apsw.Connection(str(tmp_path / "overnight.db"))
+    old.execute(FIRST)
+    old.pragma("user_version", 1)
+    old.execute("INSERT INTO sessions VALUES ('s', 1.0, NULL, ?, 1.0, ?)", (job_id, encode(session)))
+    old.execute("INSERT INTO jobs VALUES (1, ?, 's', 'queued', 1.0, ?, NULL)", (job_id, encode(job)))
+    old.execute("INSERT INTO idempotency VALUES ('k', 'f', ?, 1.0)", (job_id,))
+    old.close()
+    async with open_database(tmp_path) as database:
+        snapshot = await database.read(lambda connection: find_snapshot(connection, job_id))
+        [row] = await database.read(
+            lambda connection: connection.execute("SELECT * FROM open_jobs").fetchall()
+        )
+        [used] = await database.read(
+            lambda connection: connection.execute("SELECT * FROM idempotency").fetchall()
+        )
+    assert snapshot is not None
+    assert (snapshot.job.owner, snapshot.job.key_id, snapshot.session.owner) == ("", None, "")
+    assert row == ("", 1, 0)
+    assert used == ("", "k", "f", job_id, 1.0)

@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 
 from overnight.adapters.memory import MemoryQueue, MemoryStore, MemoryWakeups
 from overnight.adapters.memory_archives import MemoryArchives
+from overnight.adapters.memory_keys import MemoryKeys
 from overnight.adapters.system import SystemClock, SystemEntropy
 from overnight.api import ApiParts, Limits, Readiness, close_streams, create_app
 from overnight.domain import transitions
@@ -25,6 +26,7 @@ from overnight.domain.errors import ErrorCode
 from overnight.domain.job import ArchiveRef, Origin
 from overnight.domain.outcome import Ending, Outcome, failed
 from overnight.domain.redaction import Redactor
+from overnight.flows.keyring import KeyRing
 
 LIMITS = Limits(max_body_bytes=256 * 1024, max_archive_bytes=1024 * 1024, max_timeout_seconds=1500.0)
 
@@ -110,6 +112,7 @@ def make_service(scratch: Path, **changes: Any) -> Service:
         queue=MemoryQueue(wakeups, clock, entropy),
         archives=MemoryArchives(),
         wakeups=wakeups,
+        keys=KeyRing(MemoryKeys(), clock),
         clock=clock,
         entropy=entropy,
         callback_policy=CallbackPolicy(),
@@ -117,6 +120,7 @@ def make_service(scratch: Path, **changes: Any) -> Service:
         scratch=scratch,
         allowed_hosts=("overnight.test", "127.0.0.1"),
         ready=lambda: readiness[-1],
+        free_bytes=lambda: 1 << 30,
         version="1.2.3",
         redactor=Redactor(),
     )

@@ -168,7 +168,7 @@ async def test_a_failing_store_is_a_problem(
     service_with: Callable[..., Any], error: Exception, status: int, code: str
 ) -> None:
     class Broken:
-        async def create(self, *_: Any) -> None:
+        async def create(self, *_: Any, **__: Any) -> None:
             raise error
 
     service = service_with(store=Broken())

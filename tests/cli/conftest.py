@@ -14,6 +14,7 @@ import typer.testing
 
 from overnight.adapters.memory import MemoryQueue, MemoryStore, MemoryWakeups
 from overnight.adapters.memory_archives import MemoryArchives
+from overnight.adapters.memory_keys import MemoryKeys
 from overnight.adapters.system import SystemClock, SystemEntropy
 from overnight.api.app import ApiParts, Limits, Readiness, close_streams, create_app
 from overnight.cli.main import app
@@ -23,6 +24,7 @@ from overnight.domain.job import ArchiveRef, Job, Origin
 from overnight.domain.outcome import Ending, Outcome, failed
 from overnight.domain.redaction import Redactor
 from overnight.domain.transitions import Note, finish, record, start
+from overnight.flows.keyring import KeyRing
 from overnight.ports import Bell
 from overnight.serving import listen, serving, url_of
 
@@ -72,6 +74,7 @@ class ScriptedService:
             queue=self.queue,
             archives=self.archives,
             wakeups=self.wakeups,
+            keys=KeyRing(MemoryKeys(), self.clock),
             clock=self.clock,
             entropy=self.entropy,
             callback_policy=CallbackPolicy(),
@@ -79,6 +82,7 @@ class ScriptedService:
             scratch=self.scratch,
             allowed_hosts=("127.0.0.1",),
             ready=lambda: Readiness(ok=True, draining=False, isolation="none"),
+            free_bytes=lambda: 1 << 30,
             version="0",
             redactor=Redactor(),
         )

@@ -13,16 +13,20 @@ from typing import Protocol
 import pytest
 
 from overnight.adapters.memory import MemoryQueue, MemoryStore, MemoryWakeups
+from overnight.adapters.memory_keys import MemoryKeys
 from overnight.adapters.sqlite.database import open_database
 from overnight.adapters.sqlite.index import SqliteIndex
+from overnight.adapters.sqlite.keys import SqliteKeys
 from overnight.adapters.sqlite.queue import SqliteQueue
 from overnight.adapters.sqlite.store import SqliteStore
 from overnight.adapters.sqlite.wakeups import open_wakeups
 from overnight.adapters.system import SystemEntropy
 from overnight.domain.ids import uuid4, uuid7
 from overnight.domain.job import Job, JobRequest
+from overnight.domain.keys import LOCAL, Caller
+from overnight.domain.standing import Check
 from overnight.domain.transitions import submit
-from overnight.ports import Clock, Entropy, Idempotency, JobIndex, JobStore, Queue, Wakeups
+from overnight.ports import Clock, Entropy, Idempotency, JobIndex, JobStore, KeyStore, Queue, Wakeups
 
 
 class ShiftedClock:
@@ -44,6 +48,7 @@ class Backend:
     index: JobIndex
     queue: Queue
     wakeups: Wakeups
+    keys: KeyStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,8 @@ class Submit(Protocol):
         idempotency: Idempotency | None = None,
         prompt: str = "say hello",
         callback_url: str | None = None,
+        caller: Caller = LOCAL,
+        check: Check | None = None,
     ) -> Awaitable[Job]: ...
 
 
@@ -103,7 +110,13 @@ async def pair(
 def in_memory(clock: Clock, entropy: Entropy) -> Backend:
     wakeups = MemoryWakeups()
     store = MemoryStore(wakeups, clock)
-    return Backend(store=store, index=store, queue=MemoryQueue(wakeups, clock, entropy), wakeups=wakeups)
+    return Backend(
+        store=store,
+        index=store,
+        queue=MemoryQueue(wakeups, clock, entropy),
+        wakeups=wakeups,
+        keys=MemoryKeys(),
+    )
 
 
 async def on_sqlite(stack: AsyncExitStack, data_dir: Path, clock: Clock, entropy: Entropy) -> Backend:
@@ -114,7 +127,18 @@ async def on_sqlite(stack: AsyncExitStack, data_dir: Path, clock: Clock, entropy
         index=SqliteIndex(database),
         queue=SqliteQueue(database, wakeups, clock, entropy),
         wakeups=wakeups,
+        keys=SqliteKeys(database),
     )
+
+
+@pytest.fixture
+def keys(pair: Pair) -> KeyStore:
+    return pair.one.keys
+
+
+@pytest.fixture
+def twin_keys(pair: Pair) -> KeyStore:
+    return pair.two.keys
 
 
 @pytest.fixture
@@ -164,13 +188,20 @@ def submitted(clock: Clock, entropy: Entropy) -> Submit:
         idempotency: Idempotency | None = None,
         prompt: str = "say hello",
         callback_url: str | None = None,
+        caller: Caller = LOCAL,
+        check: Check | None = None,
     ) -> Job:
         session_id = session_id or entropy.session_id()
         request = JobRequest(prompt=prompt, callback_url=callback_url)
         admit = submit(
-            request, job_id=entropy.job_id(), session_id=session_id, continues=continues, now=clock.now()
+            request,
+            job_id=entropy.job_id(),
+            session_id=session_id,
+            continues=continues,
+            now=clock.now(),
+            caller=caller,
         )
-        created = await store.create(session_id, request, admit, idempotency)
+        created = await store.create(session_id, request, admit, idempotency, check=check)
         return created.change.job
 
     return submit_one

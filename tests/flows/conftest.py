@@ -13,6 +13,7 @@ from overnight.adapters.memory import MemoryQueue, MemoryStore, MemoryWakeups
 from overnight.adapters.memory_archives import MemoryArchives
 from overnight.domain import transitions
 from overnight.domain.job import Event, Job, JobRequest
+from overnight.domain.keys import LOCAL, Caller
 from overnight.domain.outcome import Ending, Outcome
 from overnight.domain.redaction import Redactor
 from overnight.domain.retry import RetryPolicy
@@ -145,7 +146,9 @@ class World:
             policy=self.policy,
         )
 
-    async def submit(self, prompt: str = "do it", session_id: str | None = None, **options: Any) -> Job:
+    async def submit(
+        self, prompt: str = "do it", session_id: str | None = None, caller: Caller = LOCAL, **options: Any
+    ) -> Job:
         request = replace(JobRequest(prompt=prompt), **options)
         session = session_id or self.entropy.session_id()
         admit = transitions.submit(
@@ -154,6 +157,7 @@ class World:
             session_id=session,
             continues=session_id is not None,
             now=self.clock.now(),
+            caller=caller,
         )
         created = await self.store.create(session, request, admit)
         await ring(self.queue, created.change.rings)

@@ -1,14 +1,19 @@
 """Owed webhooks are paid: signed, retried, given up in the end, and never sent twice at once."""
 
 import asyncio
+from base64 import b64encode
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from standardwebhooks import Webhook
 
 from overnight.domain import transitions
 from overnight.domain.delivery import DELAYS
 from overnight.domain.job import DeliveryStatus
+from overnight.domain.keys import Caller, Scope
+from overnight.domain.signature import parse_secret
 from overnight.flows.hosts import LONGEST_LINE, MOST, HostBusy, Hosts
 from overnight.flows.notify import Notifier
 from overnight.ports import Receipt, Webhooks
@@ -24,6 +29,22 @@ class Receiver:
         return self.receipts.pop(0) if len(self.receipts) > 1 else self.receipts[0]
 
 
+SERVICE, OLD, NEW = ("whsec_" + b64encode(bytes([n]) * 32).decode() for n in range(3))
+
+
+async def secrets_of(key_id: str | None) -> list[bytes]:
+    live = {None: [SERVICE], "ovn_alice": [NEW, OLD]}[key_id]
+    return [parse_secret(secret) for secret in live]
+
+
+def verify(secret: str, headers: Mapping[str, str], body: bytes) -> None:
+    """The signature alone: the time of these tests is not today's."""
+    text = Webhook(secret).sign(
+        headers["webhook-id"], datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC), body.decode()
+    )
+    assert text in headers["webhook-signature"].split(" ")
+
+
 def notifier(world: Any, receiver: Webhooks) -> Notifier:
     return Notifier(
         store=world.store,
@@ -32,12 +53,12 @@ def notifier(world: Any, receiver: Webhooks) -> Notifier:
         wakeups=world.wakeups,
         clock=world.clock,
         entropy=world.entropy,
-        sign=lambda message, timestamp, body: f"v1,{message}.{timestamp}.{len(body)}",
+        secrets=secrets_of,
     )
 
 
-async def owing(world: Any, url: str = "https://example.com/hook") -> Any:
-    job = await world.submit(callback_url=url)
+async def owing(world: Any, url: str = "https://example.com/hook", **submitted: Any) -> Any:
+    job = await world.submit(callback_url=url, **submitted)
     decide = transitions.cancel(now=world.clock.now(), delivery_id=world.entropy.delivery_id())
     await world.store.change(job.job_id, decide)
     return job
@@ -50,9 +71,21 @@ async def test_a_delivery_is_sent_once_signed_over_what_is_sent(world: Any) -> N
     await pay.send_due()
     [(url, headers, body)] = receiver.got
     assert url == "https://example.com/hook"
-    assert headers["webhook-signature"] == f"v1,{headers['webhook-id']}.{int(world.clock.now())}.{len(body)}"
+    verify(SERVICE, headers, body)
     [delivery] = await world.store.deliveries(job.job_id)
     assert (delivery.status, [t.status for t in delivery.tries]) == (DeliveryStatus.DELIVERED, [204])
+
+
+async def test_what_a_keys_job_owes_is_signed_with_each_live_secret_of_the_key(world: Any) -> None:
+    alice = Caller(owner="alice", key_id="ovn_alice", scopes=frozenset({Scope.SUBMIT}))
+    await owing(world, caller=alice)
+    receiver = Receiver(Receipt(status=204))
+    await notifier(world, receiver).send_due()
+    [(_, headers, body)] = receiver.got
+    verify(OLD, headers, body)
+    verify(NEW, headers, body)
+    with pytest.raises(AssertionError):
+        verify(SERVICE, headers, body)
 
 
 async def test_a_failing_receiver_is_tried_ten_times_with_the_same_id_and_body(world: Any) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 from overnight.domain import transitions
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import Status
+from overnight.domain.keys import LOCAL
 from overnight.flows.sessions import erase
 
 
@@ -95,7 +96,9 @@ async def test_an_erasure_that_was_cut_off_is_finished(world: Any, agents: Any) 
 
     world.store.erase = dies
     try:
-        await erase(job.session_id, store=world.store, archives=world.archives, clock=world.clock)
+        await erase(
+            job.session_id, caller=LOCAL, store=world.store, archives=world.archives, clock=world.clock
+        )
     except OSError:
         world.store.erase = store_erase
     assert list(await world.store.erasing()) == [job.session_id]

@@ -23,6 +23,7 @@ from overnight.domain.job import (
     Snapshot,
     Status,
 )
+from overnight.domain.standing import Check, Standing, day_of
 from overnight.domain.transitions import Admit, Decide
 from overnight.ports import Bell, Clock, Created, Entropy, Idempotency, Page, Wakeups
 
@@ -89,26 +90,39 @@ class MemoryStore:
         self._requests: dict[str, JobRequest] = {}
         self._events: defaultdict[str, list[Event]] = defaultdict(list)
         self._deliveries: dict[str, Delivery] = {}
-        self._keys: dict[str, _Key] = {}
+        self._keys: dict[tuple[str, str], _Key] = {}
+        self._spent: defaultdict[tuple[str, int], float] = defaultdict(float)
 
     async def create(
-        self, session_id: str, request: JobRequest, admit: Admit, idempotency: Idempotency | None = None
+        self,
+        session_id: str,
+        request: JobRequest,
+        admit: Admit,
+        idempotency: Idempotency | None = None,
+        *,
+        check: Check | None = None,
     ) -> Created:
         known = self._job_of(idempotency) if idempotency else None
         if known is not None:
             return Created(change=_as_it_is(self._snapshot(known)), replayed=True)
         change = admit(self._sessions.get(session_id))
+        if check is not None:
+            check(change.job, self._standing(change.job.owner))
         self._requests[change.job.job_id] = request
         if idempotency is not None:
-            self._keys[idempotency.key] = _Key(idempotency.fingerprint, change.job.job_id, self._clock.now())
+            used = _Key(idempotency.fingerprint, change.job.job_id, self._clock.now())
+            self._keys[idempotency.owner, idempotency.key] = used
         self._write(change)
         return Created(change=change, replayed=False)
 
-    async def change(self, job_id: str, decide: Decide) -> Change:
+    async def change(self, job_id: str, decide: Decide, *, check: Check | None = None) -> Change:
         before = self._snapshot(job_id)
         change = decide(before.job, before.session)
         if change is None:
             return _as_it_is(before)
+        if check is not None:
+            check(change.job, self._standing(change.job.owner))
+        self._spent[self._today(change.job.owner)] += change.job.cost_usd - before.job.cost_usd
         self._write(change)
         return change
 
@@ -161,6 +175,7 @@ class MemoryStore:
         *,
         statuses: Sequence[Status] = (),
         session_id: str | None = None,
+        owner: str | None = None,
         limit: int = 20,
         before: str | None = None,
     ) -> Page[Snapshot]:
@@ -170,17 +185,22 @@ class MemoryStore:
             for job_id, job in sorted(self._jobs.items(), reverse=True)
             if (not statuses or job.status in statuses)
             and session_id in (None, job.session_id)
+            and owner in (None, job.owner)
             and (start is None or job_id < start)
         ]
         page = [_without_result(self._snapshot(job_id)) for job_id in found[:limit]]
         return Page(rows=page, next=page[-1].job.job_id if len(found) > limit else None)
 
-    async def sessions(self, *, limit: int = 20, before: str | None = None) -> Page[Session]:
+    async def sessions(
+        self, *, owner: str | None = None, limit: int = 20, before: str | None = None
+    ) -> Page[Session]:
         start = None if before is None else parse_session_cursor(before)
         found = [
             session
             for session in sorted(self._sessions.values(), key=_age, reverse=True)
-            if session.erased_at is None and (start is None or _age(session) < start)
+            if session.erased_at is None
+            and owner in (None, session.owner)
+            and (start is None or _age(session) < start)
         ]
         page = found[:limit]
         return Page(rows=page, next=session_cursor(page[-1]) if len(found) > limit else None)
@@ -214,12 +234,25 @@ class MemoryStore:
         return Snapshot(job=job, session=self._sessions[job.session_id])
 
     def _job_of(self, idempotency: Idempotency) -> str | None:
-        used = self._keys.get(idempotency.key)
+        used = self._keys.get((idempotency.owner, idempotency.key))
         if used is None or used.created_at <= self._clock.now() - KEY_LIFETIME_SECONDS:
             return None
         if used.fingerprint != idempotency.fingerprint:
             raise IdempotencyConflict("the idempotency key was used before with another request")
         return used.job_id
+
+    def _standing(self, owner: str) -> Standing:
+        queued = [job for job in self._jobs.values() if job.status is Status.QUEUED]
+        processing = [job for job in self._jobs.values() if job.status is Status.PROCESSING]
+        return Standing(
+            queued=sum(job.owner == owner for job in queued),
+            processing=sum(job.owner == owner for job in processing),
+            spent_today_usd=self._spent[self._today(owner)],
+            queued_by_all=len(queued),
+        )
+
+    def _today(self, owner: str) -> tuple[str, int]:
+        return owner, day_of(self._clock.now())
 
     def _owed(self) -> list[Delivery]:
         return [owed for owed in self._deliveries.values() if owed.status is DeliveryStatus.OWED]

@@ -1,8 +1,11 @@
 """The real clock and the real randomness."""
 
+import math
 import os
+import shutil
 import time
 from base64 import urlsafe_b64encode
+from pathlib import Path
 
 from overnight.domain.ids import uuid4, uuid7
 
@@ -14,6 +17,24 @@ _START_BITS = 73
 class SystemClock:
     def now(self) -> float:
         return time.time()
+
+
+class FreeSpace:
+    """How much room is left on a disk, looked up at most once a second.
+
+    Called on the event loop: the database is on this disk too, and if it hangs, so does everything.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._looked_at = -math.inf
+        self._bytes = 0
+
+    def __call__(self) -> int:
+        if time.monotonic() - self._looked_at >= 1.0:
+            self._bytes = shutil.disk_usage(self._directory).free
+            self._looked_at = time.monotonic()
+        return self._bytes
 
 
 class SystemEntropy:

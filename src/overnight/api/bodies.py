@@ -1,14 +1,18 @@
 """Reading what a caller sent: counted while it streams, parsed strictly, and never repeated in an error."""
 
+import asyncio
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 from starlette.requests import Request
 
 from overnight.api.problems import Code, Fault, Problem, invalid
+
+CLOSE = {"Connection": "close"}
+"""The rest of a body that is late would be taken for the next request."""
 
 T = TypeVar("T")
 S = TypeVar("S", bound=msgspec.Struct)
@@ -53,17 +57,33 @@ def too_large(limit: int) -> Problem:
     )
 
 
-async def read_json(request: Request, decoder: Decoder[T], *, limit: int) -> T:
-    """Raises Problem."""
+async def read_json(request: Request, decoder: Decoder[T], *, limit: int, seconds: float) -> T:
+    """The whole body has `seconds` to come. Raises Problem."""
     check_body(request, "application/json")
     check_length(request, limit)
-    chunks, size = [], 0
-    async for chunk in request.stream():
+    try:
+        async with asyncio.timeout(seconds):
+            body = b"".join([chunk async for chunk in counted(request, limit=limit, seconds=seconds)])
+    except TimeoutError:
+        raise Problem(Code.REQUEST_TIMEOUT, headers=CLOSE) from None
+    return decode(body, decoder)
+
+
+async def counted(request: Request, *, limit: int, seconds: float) -> AsyncGenerator[bytes, None]:
+    """The body as it comes, each piece within `seconds` of the one before. Raises Problem."""
+    size, stream = 0, request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(seconds):
+                chunk = await anext(stream, None)
+        except TimeoutError:
+            raise Problem(Code.REQUEST_TIMEOUT, headers=CLOSE) from None
+        if chunk is None:
+            return
         size += len(chunk)
         if size > limit:
             raise too_large(limit)
-        chunks.append(chunk)
-    return decode(b"".join(chunks), decoder)
+        yield chunk
 
 
 def decode(body: bytes, decoder: Decoder[T]) -> T:

@@ -9,10 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from overnight.api.access import job_of
 from overnight.api.bodies import read_query
 from overnight.api.parts import ApiParts
 from overnight.api.problems import invalid
-from overnight.api.requests import EventsQuery, job_id_of
+from overnight.api.requests import EventsQuery
 from overnight.api.streams import Stream
 from overnight.api.views import EventPage, answer, event_view
 from overnight.domain.job import Event, Job
@@ -38,7 +39,7 @@ async def events(parts: ApiParts, request: Request) -> ASGIApp:
     event of a finished job; asking again after that event gives 204, so that an EventSource stops.
     """
     query = read_query(request, EventsQuery)
-    job = (await parts.store.snapshot(job_id_of(request))).job
+    job = (await job_of(parts, request)).job
     if request.method == "HEAD" or "text/event-stream" not in request.headers.get("accept", ""):
         return answer(await _page(parts, job, query))
     after = min(_last_event_id(request, query.after), job.last_event)

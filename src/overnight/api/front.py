@@ -29,8 +29,13 @@ SECURITY_HEADERS = tuple(
 """On every answer (facts: security 8). A second policy that an answer sets itself only narrows this one."""
 
 
+MAX_HEADERS = 100
+MAX_HEADER_BYTES = 16 * 1024
+MAX_TARGET_BYTES = 8 * 1024
+
+
 class Front:
-    """Checks the Host, numbers the request, adds the security headers, and turns every error into a problem.
+    """Checks sizes and Host, numbers the request, adds the security headers, turns every error into a problem.
 
     The Host check is what keeps a web page from reaching a service on loopback under a name of its own (DNS
     rebinding).
@@ -54,6 +59,7 @@ class Front:
         request_id = f"{self._id_prefix}-{next(self._numbers):x}"
         answer = _Answer(scope, send, request_id)
         try:
+            _check_size(scope)
             self._check_host(scope["headers"])
             await self._app(scope, receive, answer)
         except ClientDisconnect:
@@ -97,6 +103,15 @@ def _told(error: Exception, request_id: str) -> Problem:
     if problem is None or problem.kind.status in {500, 507} or problem.code is Code.STORAGE_FAILED:
         log.error("request %s failed", request_id, exc_info=error)
     return problem or Problem(Code.INTERNAL)
+
+
+def _check_size(scope: Scope) -> None:
+    """What the server has read already; it stops reading a head at twice this (`overnight.serving`)."""
+    headers = scope["headers"]
+    target = len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
+    size = sum(len(name) + len(value) for name, value in headers)
+    if len(headers) > MAX_HEADERS or size > MAX_HEADER_BYTES or target > MAX_TARGET_BYTES:
+        raise Problem(Code.HEADERS_TOO_LARGE)
 
 
 def _without_port(host: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
+from overnight.api.access import caller_of, job_of
 from overnight.api.bodies import read_json, read_query
 from overnight.api.parts import ApiParts
 from overnight.api.problems import Code, Problem
@@ -14,6 +15,7 @@ from overnight.api.requests import (
     job_request,
     named_session,
     refuse_while_draining,
+    refuse_without_room,
 )
 from overnight.api.views import (
     Accepted,
@@ -37,11 +39,15 @@ async def execute(parts: ApiParts, request: Request) -> Response:
     another body under the same key is refused.
     """
     refuse_while_draining(parts)
-    body = await read_json(request, execute_decoder, limit=parts.limits.max_body_bytes)
+    refuse_without_room(parts)
+    caller, limits = caller_of(request), parts.limits
+    body = await read_json(request, execute_decoder, limit=limits.max_body_bytes, seconds=limits.body_seconds)
     created = await submit(
-        job_request(body, policy=parts.callback_policy, limits=parts.limits),
+        job_request(body, policy=parts.callback_policy, limits=limits, models=caller.limits.models),
         session_id=named_session(body.session_id),
-        idempotency=idempotency(request, body),
+        caller=caller,
+        max_queued_by_all=limits.max_queued,
+        idempotency=idempotency(request, body, caller.owner),
         store=parts.store,
         queue=parts.queue,
         clock=parts.clock,
@@ -56,7 +62,7 @@ async def execute(parts: ApiParts, request: Request) -> Response:
 
 async def status(parts: ApiParts, request: Request) -> Response:
     """A job as it is now."""
-    return answer(job_view(await parts.store.snapshot(job_id_of(request))))
+    return answer(job_view(await job_of(parts, request)))
 
 
 async def listing(parts: ApiParts, request: Request) -> Response:
@@ -65,6 +71,7 @@ async def listing(parts: ApiParts, request: Request) -> Response:
     page = await parts.index.jobs(
         statuses=query.status,
         session_id=named_session(query.session_id),
+        owner=caller_of(request).lists,
         limit=query.limit,
         before=_job_cursor(query.cursor),
     )
@@ -85,7 +92,12 @@ async def cancel_job(parts: ApiParts, request: Request) -> Response:
     run has ended, and what it had made is kept. A finished job stays as it is (200).
     """
     snapshot = await cancel(
-        job_id_of(request), store=parts.store, queue=parts.queue, clock=parts.clock, entropy=parts.entropy
+        job_id_of(request),
+        caller=caller_of(request),
+        store=parts.store,
+        queue=parts.queue,
+        clock=parts.clock,
+        entropy=parts.entropy,
     )
     return answer(job_view(snapshot), 200 if snapshot.job.status.final else 202)
 
@@ -95,15 +107,21 @@ async def retry_job(parts: ApiParts, request: Request) -> Response:
 
     Idempotent: a job that is open already stays as it is.
     """
-    snapshot = await resend(job_id_of(request), store=parts.store, queue=parts.queue, clock=parts.clock)
+    snapshot = await resend(
+        job_id_of(request),
+        caller=caller_of(request),
+        max_queued_by_all=parts.limits.max_queued,
+        store=parts.store,
+        queue=parts.queue,
+        clock=parts.clock,
+    )
     return answer(job_view(snapshot), 202)
 
 
 async def deliveries(parts: ApiParts, request: Request) -> Response:
     """The webhooks of a job and every try at them."""
-    job_id = job_id_of(request)
-    await parts.store.snapshot(job_id)
-    rows = await parts.store.deliveries(job_id)
+    job = (await job_of(parts, request)).job
+    rows = await parts.store.deliveries(job.job_id)
     return answer(DeliveryList([delivery_view(row) for row in rows]))
 
 
@@ -113,4 +131,5 @@ async def redeliver(parts: ApiParts, request: Request) -> Response:
         delivery_id = parse_delivery_id(request.path_params["delivery_id"])
     except InvalidId:
         raise Problem(Code.DELIVERY_NOT_FOUND) from None
-    return answer(delivery_view(await owe_again(delivery_id, store=parts.store, clock=parts.clock)), 202)
+    owed = await owe_again(delivery_id, caller=caller_of(request), store=parts.store, clock=parts.clock)
+    return answer(delivery_view(owed), 202)

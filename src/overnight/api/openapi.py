@@ -13,13 +13,32 @@ from overnight.api.operations import OPERATIONS, Operation, Reply
 from overnight.api.parts import Limits
 from overnight.api.problems import KINDS, Code, ProblemView
 from overnight.api.requests import UUID_PATTERN, ExecuteRequest
+from overnight.domain.keys import Scope
 
 Json = dict[str, Any]
 
 REF = "#/components/schemas/{name}"
 PROBLEM_MEDIA = "application/problem+json"
-EVERYWHERE = (Code.HOST_NOT_ALLOWED, Code.STORAGE_FAILED, Code.STORAGE_FULL, Code.INTERNAL)
+EVERYWHERE = (
+    Code.HOST_NOT_ALLOWED,
+    Code.HEADERS_TOO_LARGE,
+    Code.STORAGE_FAILED,
+    Code.STORAGE_FULL,
+    Code.INTERNAL,
+)
 """Problems that any call can answer."""
+BY_NEED: Mapping[Scope | None, tuple[Code, ...]] = {
+    None: (),
+    Scope.READ: (Code.UNAUTHENTICATED, Code.FORBIDDEN),
+    Scope.SUBMIT: (Code.UNAUTHENTICATED, Code.FORBIDDEN, Code.RATE_LIMITED),
+}
+"""Problems that come of what a call needs its caller to be."""
+SECURITY_SCHEMES: Json = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, `ovn_...` (docs/keys.md)."},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
+}
+SECURITY: list[Json] = [{"bearer": []}, {"header": []}, {}]
+"""The empty one: a service on loopback needs no key until the first is made."""
 
 _UUID: Json = {"type": "string", "format": "uuid", "pattern": UUID_PATTERN}
 PATH_SCHEMAS: Mapping[str, Json] = {
@@ -64,7 +83,7 @@ def document(*, version: str, limits: Limits) -> Json:
             "refusal is a problem (RFC 9457) with a `code` that stays the same.",
         },
         "paths": dict(paths),
-        "components": {"schemas": _schemas(limits)},
+        "components": {"schemas": _schemas(limits), "securitySchemes": SECURITY_SCHEMES},
     }
 
 
@@ -78,6 +97,7 @@ def _operation(operation: Operation) -> Json:
         "description": rest.strip(),
         "parameters": parameters,
         "responses": _responses(operation),
+        "security": [] if operation.needs is None else SECURITY,
     }
     if operation.body is not None:
         described["requestBody"] = {"required": True, "content": _body(operation.body)}
@@ -127,7 +147,7 @@ def _body(body: type[Struct] | str) -> Json:
 def _responses(operation: Operation) -> Json:
     answered: Json = {str(status): _reply(reply) for status, reply in operation.replies.items()}
     by_status: dict[int, list[Code]] = defaultdict(list)
-    for code in (*operation.problems, *EVERYWHERE):
+    for code in (*BY_NEED[operation.needs], *operation.problems, *EVERYWHERE):
         by_status[KINDS[code].status].append(code)
     for status, codes in sorted(by_status.items()):
         told = answered.setdefault(str(status), {"description": "", "content": {}})

@@ -23,6 +23,7 @@ from overnight.api.views import (
     SessionPage,
     SessionView,
 )
+from overnight.domain.keys import Scope
 
 BINARY = "binary"
 
@@ -39,13 +40,17 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """`call`'s docstring is the description. `problems` come on top of those that every call can answer."""
+    """`call`'s docstring is the description. `problems` come on top of those that every call can answer.
+
+    `needs` is the scope that a key must have; None lets everybody in.
+    """
 
     method: Literal["GET", "POST", "PUT", "DELETE"]
     path: str
     id: str
     tag: str
     call: Call
+    needs: Scope | None
     replies: Mapping[int, Reply]
     problems: tuple[Code, ...] = ()
     body: type[Struct] | str | None = None
@@ -55,7 +60,9 @@ class Operation:
 
 _JOB = (Code.JOB_NOT_FOUND,)
 _SESSION = (Code.SESSION_NOT_FOUND,)
-_JSON_BODY = (Code.INVALID_JSON, Code.INVALID_REQUEST, Code.UNSUPPORTED_MEDIA_TYPE, Code.BODY_TOO_LARGE)
+_BODY = (Code.UNSUPPORTED_MEDIA_TYPE, Code.BODY_TOO_LARGE, Code.REQUEST_TIMEOUT)
+_JSON_BODY = (Code.INVALID_JSON, Code.INVALID_REQUEST, *_BODY)
+_LIMITS = (Code.TOO_MANY_JOBS, Code.BUDGET_EXHAUSTED, Code.QUEUE_FULL)
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
@@ -64,6 +71,7 @@ OPERATIONS: tuple[Operation, ...] = (
         id="execute",
         tag="jobs",
         call=jobs.execute,
+        needs=Scope.SUBMIT,
         body=ExecuteRequest,
         headers=("Idempotency-Key",),
         replies={202: Reply("The job is queued.", Accepted, headers=("Location", "Idempotent-Replayed"))},
@@ -73,8 +81,10 @@ OPERATIONS: tuple[Operation, ...] = (
             Code.INVALID_IDEMPOTENCY_KEY,
             Code.IDEMPOTENCY_KEY_REUSED,
             Code.CALLBACK_URL_REFUSED,
+            Code.MODEL_NOT_ALLOWED,
             *_SESSION,
             Code.LINE_FULL,
+            *_LIMITS,
             Code.DRAINING,
         ),
     ),
@@ -84,6 +94,7 @@ OPERATIONS: tuple[Operation, ...] = (
         id="status",
         tag="jobs",
         call=jobs.status,
+        needs=Scope.READ,
         replies={200: Reply("The job.", JobView)},
         problems=_JOB,
     ),
@@ -93,6 +104,7 @@ OPERATIONS: tuple[Operation, ...] = (
         id="list_jobs",
         tag="jobs",
         call=jobs.listing,
+        needs=Scope.READ,
         query=JobsQuery,
         replies={200: Reply("A page of jobs.", JobPage)},
         problems=(Code.INVALID_REQUEST, Code.INVALID_ID, Code.INVALID_CURSOR),
@@ -103,6 +115,7 @@ OPERATIONS: tuple[Operation, ...] = (
         id="get_job",
         tag="jobs",
         call=jobs.status,
+        needs=Scope.READ,
         replies={200: Reply("The job.", JobView)},
         problems=_JOB,
     ),
@@ -112,6 +125,7 @@ OPERATIONS: tuple[Operation, ...] = (
         id="cancel_job",
         tag="jobs",
         call=jobs.cancel_job,
+        needs=Scope.SUBMIT,
         replies={
             200: Reply("The job is finished, now or before.", JobView),
             202: Reply("The run is asked to stop.", JobView),
@@ -124,8 +138,9 @@ OPERATIONS: tuple[Operation, ...] = (
         id="retry_job",
         tag="jobs",
         call=jobs.retry_job,
+        needs=Scope.SUBMIT,
         replies={202: Reply("The job is queued again, or open already.", JobView)},
-        problems=(*_JOB, Code.NOT_RETRYABLE, Code.LINE_FULL),
+        problems=(*_JOB, Code.NOT_RETRYABLE, Code.LINE_FULL, *_LIMITS),
     ),
     Operation(
         method="GET",
@@ -133,6 +148,7 @@ OPERATIONS: tuple[Operation, ...] = (
         id="list_events",
         tag="jobs",
         call=events.events,
+        needs=Scope.READ,
         query=EventsQuery,
         headers=("Last-Event-ID",),
         replies={
@@ -147,6 +163,7 @@ OPERATIONS: tuple[Operation, ...] = (
         id="list_deliveries",
         tag="webhooks",
         call=jobs.deliveries,
+        needs=Scope.READ,
         replies={200: Reply("The job's webhooks.", DeliveryList)},
         problems=_JOB,
     ),
@@ -156,6 +173,7 @@ OPERATIONS: tuple[Operation, ...] = (
         id="redeliver",
         tag="webhooks",
         call=jobs.redeliver,
+        needs=Scope.SUBMIT,
         replies={202: Reply("It is owed again.", DeliveryView)},
         problems=(Code.DELIVERY_NOT_FOUND,),
     ),
@@ -165,6 +183,7 @@ OPERATIONS: tuple[Operation, ...] = (
         id="list_sessions",
         tag="sessions",
         call=sessions.listing,
+        needs=Scope.READ,
         query=SessionsQuery,
         replies={200: Reply("A page of sessions.", SessionPage)},
         problems=(Code.INVALID_REQUEST, Code.INVALID_CURSOR),
@@ -175,6 +194,7 @@ OPERATIONS: tuple[Operation, ...] = (
         id="get_session",
         tag="sessions",
         call=sessions.session,
+        needs=Scope.READ,
         replies={200: Reply("The session.", SessionView)},
         problems=_SESSION,
     ),
@@ -184,6 +204,7 @@ OPERATIONS: tuple[Operation, ...] = (
         id="delete_session",
         tag="sessions",
         call=sessions.delete,
+        needs=Scope.SUBMIT,
         replies={204: Reply("Nothing of it is left.")},
         problems=(*_SESSION, Code.SESSION_BUSY),
     ),
@@ -193,6 +214,7 @@ OPERATIONS: tuple[Operation, ...] = (
         id="download_archive",
         tag="sessions",
         call=sessions.archive,
+        needs=Scope.READ,
         headers=("If-None-Match",),
         replies={
             200: Reply("The zip.", media=("application/zip",), headers=("ETag",)),
@@ -206,6 +228,7 @@ OPERATIONS: tuple[Operation, ...] = (
         id="upload_archive",
         tag="sessions",
         call=sessions.upload,
+        needs=Scope.SUBMIT,
         body="application/zip",
         replies={201: Reply("The session is there.", SessionView, headers=("Location",))},
         problems=(
@@ -213,8 +236,7 @@ OPERATIONS: tuple[Operation, ...] = (
             Code.SESSION_EXISTS,
             Code.SESSION_BUSY,
             Code.ARCHIVE_REFUSED,
-            Code.UNSUPPORTED_MEDIA_TYPE,
-            Code.BODY_TOO_LARGE,
+            *_BODY,
         ),
     ),
     Operation(
@@ -223,6 +245,7 @@ OPERATIONS: tuple[Operation, ...] = (
         id="list_files",
         tag="sessions",
         call=sessions.files,
+        needs=Scope.READ,
         replies={200: Reply("The entries of the archive.", FileList)},
         problems=(*_SESSION, Code.ARCHIVE_NOT_FOUND, Code.ARCHIVE_REFUSED),
     ),
@@ -232,6 +255,7 @@ OPERATIONS: tuple[Operation, ...] = (
         id="download_file",
         tag="sessions",
         call=sessions.file,
+        needs=Scope.READ,
         replies={200: Reply("The file.", media=("application/octet-stream",))},
         problems=(*_SESSION, Code.ARCHIVE_NOT_FOUND, Code.FILE_NOT_FOUND, Code.ARCHIVE_REFUSED),
     ),
@@ -241,6 +265,7 @@ OPERATIONS: tuple[Operation, ...] = (
         id="healthz",
         tag="service",
         call=service.healthz,
+        needs=None,
         replies={200: Reply("The process answers.", Health)},
     ),
     Operation(
@@ -249,6 +274,7 @@ OPERATIONS: tuple[Operation, ...] = (
         id="readyz",
         tag="service",
         call=service.readyz,
+        needs=None,
         replies={200: Reply("Jobs are run here.", Ready), 503: Reply("They are not.", Ready)},
     ),
     Operation(
@@ -257,6 +283,7 @@ OPERATIONS: tuple[Operation, ...] = (
         id="metrics",
         tag="service",
         call=service.metrics,
+        needs=Scope.READ,
         replies={200: Reply("Prometheus text.", media=("text/plain",))},
     ),
 )

@@ -9,16 +9,23 @@ from starlette.types import ASGIApp
 
 from overnight.domain.address import CallbackPolicy
 from overnight.domain.redaction import Redactor
+from overnight.flows.keyring import KeyRing
 from overnight.ports import ArchiveStore, Clock, Entropy, JobIndex, JobStore, Queue, Wakeups
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Sizes in bytes. `max_timeout_seconds` is the cap of a job's timeout_seconds and its default."""
+    """Sizes in bytes. `max_timeout_seconds` is the cap of a job's timeout_seconds and its default.
+
+    `max_queued` is over all owners; with less than `min_free_bytes` of disk nothing new is taken.
+    """
 
     max_body_bytes: int
     max_archive_bytes: int
     max_timeout_seconds: float
+    max_queued: int = 100_000
+    min_free_bytes: int = 0
+    body_seconds: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +43,7 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiParts:
-    """`ready` is asked for every new job, so it must be quick.
+    """`ready` and `free_bytes` (of the data directory's disk) are asked for every new job: they must be quick.
 
     `scratch` is a directory for uploads and downloads on their way; what a crash leaves in it may be deleted
     at the next start. `allowed_hosts` are names without a port, IPv6 addresses in brackets; `*` allows all.
@@ -47,6 +54,7 @@ class ApiParts:
     queue: Queue
     archives: ArchiveStore
     wakeups: Wakeups
+    keys: KeyRing
     clock: Clock
     entropy: Entropy
     callback_policy: CallbackPolicy
@@ -54,6 +62,7 @@ class ApiParts:
     scratch: Path
     allowed_hosts: Collection[str]
     ready: Callable[[], Readiness]
+    free_bytes: Callable[[], int]
     version: str
     redactor: Redactor
 

@@ -4,6 +4,7 @@ A problem never repeats what the caller sent: an answer ends up in logs, and the
 """
 
 import errno
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,14 +17,17 @@ from starlette.responses import Response
 from overnight.archive import ArchiveRefused
 from overnight.domain.callback_url import CallbackUrlRefused
 from overnight.domain.errors import (
+    BudgetExhausted,
     DeliveryNotFound,
     IdempotencyConflict,
     JobNotFound,
     LineFull,
     NotRetryable,
+    QueueFull,
     SessionBusy,
     SessionExists,
     SessionNotFound,
+    TooManyJobs,
 )
 from overnight.domain.redaction import Redactor
 from overnight.ports import StorageError, StorageFull
@@ -32,6 +36,9 @@ from overnight.ports import StorageError, StorageFull
 class Code(StrEnum):
     """What went wrong. The list can grow: accept codes that you do not know."""
 
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    MODEL_NOT_ALLOWED = "model_not_allowed"
     INVALID_JSON = "invalid_json"
     INVALID_REQUEST = "invalid_request"
     INVALID_ID = "invalid_id"
@@ -54,6 +61,12 @@ class Code(StrEnum):
     SESSION_BUSY = "session_busy"
     NOT_RETRYABLE = "not_retryable"
     LINE_FULL = "line_full"
+    RATE_LIMITED = "rate_limited"
+    TOO_MANY_JOBS = "too_many_jobs"
+    BUDGET_EXHAUSTED = "budget_exhausted"
+    HEADERS_TOO_LARGE = "headers_too_large"
+    REQUEST_TIMEOUT = "request_timeout"
+    QUEUE_FULL = "queue_full"
     DRAINING = "draining"
     STORAGE_FAILED = "storage_failed"
     STORAGE_FULL = "storage_full"
@@ -71,6 +84,22 @@ class Kind:
 
 
 KINDS: Mapping[Code, Kind] = {
+    Code.UNAUTHENTICATED: Kind(
+        401,
+        "An API key is needed",
+        "Send a key of this service as `Authorization: Bearer ovn_...`; the command line takes it from "
+        "OVERNIGHT_API_KEY. The one that came, if one did, is unknown, revoked or expired. Nothing was done.",
+    ),
+    Code.FORBIDDEN: Kind(
+        403,
+        "The key does not allow this",
+        "The key has not the scope that this call needs. Nothing was done.",
+    ),
+    Code.MODEL_NOT_ALLOWED: Kind(
+        403,
+        "The key does not allow this model",
+        "Name a model that the key allows, or none: then it is the first of them. Nothing was done.",
+    ),
     Code.INVALID_JSON: Kind(
         400,
         "The body is not JSON",
@@ -169,6 +198,40 @@ KINDS: Mapping[Code, Kind] = {
         "Wait until some of the session's jobs have finished. Nothing was done.",
         retry_after=60,
     ),
+    Code.RATE_LIMITED: Kind(
+        429,
+        "Too many requests",
+        "The key may send only so many requests a minute. Nothing was done: send it again a little later.",
+        retry_after=1,
+    ),
+    Code.TOO_MANY_JOBS: Kind(
+        429,
+        "Too many waiting jobs",
+        "As many jobs wait as the key allows its owner. Nothing was done: send it again when some have run.",
+        retry_after=30,
+    ),
+    Code.BUDGET_EXHAUSTED: Kind(
+        429,
+        "The budget of the day is spent",
+        "The owner's jobs have cost today what the key allows. Nothing was done: it allows more from midnight "
+        "UTC on.",
+    ),
+    Code.HEADERS_TOO_LARGE: Kind(
+        431,
+        "The headers are too large",
+        "A request may have 100 headers of 16 KiB together, and a target of 8 KiB. Nothing was done.",
+    ),
+    Code.REQUEST_TIMEOUT: Kind(
+        408,
+        "The body did not come in time",
+        "The service waits a minute for a JSON body, and as long for each piece of an archive. Nothing was kept.",
+    ),
+    Code.QUEUE_FULL: Kind(
+        503,
+        "The service has too many waiting jobs",
+        "It takes no new ones until some have run. Nothing was done: send it again a little later.",
+        retry_after=30,
+    ),
     Code.DRAINING: Kind(
         503,
         "The service is shutting down",
@@ -243,6 +306,8 @@ _REFUSALS: Mapping[type[Exception], Code] = {
     SessionBusy: Code.SESSION_BUSY,
     NotRetryable: Code.NOT_RETRYABLE,
     LineFull: Code.LINE_FULL,
+    TooManyJobs: Code.TOO_MANY_JOBS,
+    QueueFull: Code.QUEUE_FULL,
     IdempotencyConflict: Code.IDEMPOTENCY_KEY_REUSED,
     StorageFull: Code.STORAGE_FULL,
     StorageError: Code.STORAGE_FAILED,
@@ -260,6 +325,8 @@ def problem_of(error: Exception) -> Problem | None:
         return Problem(Code.CALLBACK_URL_REFUSED, errors=[Fault("/callback_url", error.message)])
     if isinstance(error, ArchiveRefused):
         return Problem(Code.ARCHIVE_REFUSED, str(error))
+    if isinstance(error, BudgetExhausted):
+        return Problem(Code.BUDGET_EXHAUSTED, headers={"Retry-After": str(math.ceil(error.wait_seconds))})
     for kind, code in _REFUSALS.items():
         if isinstance(error, kind):
             return Problem(code)
@@ -281,5 +348,5 @@ def answer_to(problem: Problem, request_id: str, redactor: Redactor) -> Response
     )
     headers = problem.headers | {"Cache-Control": "no-store"}
     if kind.retry_after is not None:
-        headers["Retry-After"] = str(kind.retry_after)
+        headers.setdefault("Retry-After", str(kind.retry_after))
     return Response(msgspec.json.encode(view), kind.status, headers, "application/problem+json")

@@ -1,6 +1,7 @@
 """What a caller may send: the body of POST /execute and the queries of the listings."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -128,8 +129,10 @@ execute_decoder = msgspec.json.Decoder(ExecuteRequest)
 _canonical = msgspec.json.Encoder(order="sorted")
 
 
-def job_request(body: ExecuteRequest, *, policy: CallbackPolicy, limits: Limits) -> JobRequest:
-    """The job that is asked for. Raises Problem, CallbackUrlRefused."""
+def job_request(
+    body: ExecuteRequest, *, policy: CallbackPolicy, limits: Limits, models: Sequence[str]
+) -> JobRequest:
+    """The job that is asked for, on one of the key's models if it has any. Raises Problem, CallbackUrlRefused."""
     cap = limits.max_timeout_seconds
     if body.timeout_seconds is not None and body.timeout_seconds > cap:
         raise invalid("/timeout_seconds", f"The service's cap is {cap:g} seconds.")
@@ -141,7 +144,7 @@ def job_request(body: ExecuteRequest, *, policy: CallbackPolicy, limits: Limits)
     return JobRequest(
         prompt=body.prompt,
         callback_url=callback_url,
-        model=body.model,
+        model=_allowed_model(body.model, models),
         max_turns=body.max_turns,
         max_budget_usd=body.max_budget_usd,
         timeout_seconds=cap if body.timeout_seconds is None else body.timeout_seconds,
@@ -153,6 +156,15 @@ def job_request(body: ExecuteRequest, *, policy: CallbackPolicy, limits: Limits)
     )
 
 
+def _allowed_model(model: str | None, models: Sequence[str]) -> str | None:
+    """A job that names none must not get the service's default, which the key may not allow."""
+    if not models:
+        return model
+    if model is not None and model not in models:
+        raise Problem(Code.MODEL_NOT_ALLOWED)
+    return model or models[0]
+
+
 def named_session(session_id: str | None) -> str | None:
     """A session id from a body or a query. Raises Problem."""
     try:
@@ -161,7 +173,7 @@ def named_session(session_id: str | None) -> str | None:
         raise Problem(Code.INVALID_ID, errors=[Fault("/session_id", f"{error}.")]) from None
 
 
-def idempotency(request: Request, body: ExecuteRequest) -> Idempotency | None:
+def idempotency(request: Request, body: ExecuteRequest, owner: str) -> Idempotency | None:
     """The key, and what it stands for: the body with its names in order and its defaults left out."""
     keys = request.headers.getlist("idempotency-key")
     if not keys:
@@ -169,7 +181,8 @@ def idempotency(request: Request, body: ExecuteRequest) -> Idempotency | None:
     key = keys[0]
     if len(keys) > 1 or not 1 <= len(key) <= 255 or not all("!" <= letter <= "~" for letter in key):
         raise Problem(Code.INVALID_IDEMPOTENCY_KEY)
-    return Idempotency(key=key, fingerprint=hashlib.sha256(_canonical.encode(body)).hexdigest())
+    fingerprint = hashlib.sha256(_canonical.encode(body)).hexdigest()
+    return Idempotency(key=key, fingerprint=fingerprint, owner=owner)
 
 
 def job_id_of(request: Request) -> str:
@@ -192,6 +205,12 @@ def _path_id(request: Request, name: str, missing: Code) -> str:
 def refuse_while_draining(parts: ApiParts) -> None:
     if parts.ready().draining:
         raise Problem(Code.DRAINING)
+
+
+def refuse_without_room(parts: ApiParts) -> None:
+    """Before the disk is full: what is accepted must still be run and saved."""
+    if parts.free_bytes() < parts.limits.min_free_bytes:
+        raise Problem(Code.STORAGE_FULL)
 
 
 def _check_schema(schema: dict[str, Any]) -> None:

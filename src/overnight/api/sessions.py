@@ -9,17 +9,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from overnight.api.bodies import check_body, check_length, read_query, too_large
-from overnight.api.parts import ApiParts
+from overnight.api.access import caller_of, session_of
+from overnight.api.bodies import check_body, check_length, counted, read_query
+from overnight.api.parts import ApiParts, Limits
 from overnight.api.problems import Code, Problem
-from overnight.api.requests import SessionsQuery, session_id_of
+from overnight.api.requests import SessionsQuery, refuse_without_room, session_id_of
 from overnight.api.streams import Stream, in_pieces
 from overnight.api.views import FileList, SessionPage, answer, file_view, session_view
 from overnight.archive import RESERVED, Entry, EntryMissing, inspect, read_entry
 from overnight.domain.errors import SessionExists, SessionNotFound
 from overnight.domain.job import ArchiveRef
 from overnight.flows.sessions import erase, fetched, scratch_file, start_from
-from overnight.ports import ArchiveMissing, JobStore
+from overnight.ports import ArchiveMissing
 
 CHUNK = 256 * 1024
 
@@ -34,7 +35,9 @@ async def listing(parts: ApiParts, request: Request) -> Response:
     """Sessions, newest first."""
     query = read_query(request, SessionsQuery)
     try:
-        page = await parts.index.sessions(limit=query.limit, before=query.cursor)
+        page = await parts.index.sessions(
+            owner=caller_of(request).lists, limit=query.limit, before=query.cursor
+        )
     except ValueError:
         raise Problem(Code.INVALID_CURSOR) from None
     return answer(SessionPage([session_view(row) for row in page.rows], page.next))
@@ -42,7 +45,7 @@ async def listing(parts: ApiParts, request: Request) -> Response:
 
 async def session(parts: ApiParts, request: Request) -> Response:
     """A session as it is now."""
-    return answer(session_view(await parts.store.session(session_id_of(request))))
+    return answer(session_view(await session_of(parts, request)))
 
 
 async def archive(parts: ApiParts, request: Request) -> ASGIApp:
@@ -109,12 +112,14 @@ async def upload(parts: ApiParts, request: Request) -> Response:
     session_id = session_id_of(request)
     check_body(request, "application/zip")
     check_length(request, parts.limits.max_archive_bytes)
-    await _refuse_known(parts.store, session_id)
+    refuse_without_room(parts)
+    await _refuse_known(parts, request)
     async with scratch_file(parts.scratch) as path:
-        await _save(request, path, limit=parts.limits.max_archive_bytes)
+        await _save(request, path, limits=parts.limits)
         started = await start_from(
             path,
             session_id,
+            owner=caller_of(request).owner,
             store=parts.store,
             archives=parts.archives,
             clock=parts.clock,
@@ -125,34 +130,39 @@ async def upload(parts: ApiParts, request: Request) -> Response:
 
 async def delete(parts: ApiParts, request: Request) -> Response:
     """Erase a session: its jobs, events, webhooks and archives. It cannot be undone."""
-    await erase(session_id_of(request), store=parts.store, archives=parts.archives, clock=parts.clock)
+    await erase(
+        session_id_of(request),
+        caller=caller_of(request),
+        store=parts.store,
+        archives=parts.archives,
+        clock=parts.clock,
+    )
     return Response(status_code=204)
 
 
 async def _archive_of(parts: ApiParts, request: Request) -> ArchiveRef:
-    current = (await parts.store.session(session_id_of(request))).archive
+    current = (await session_of(parts, request)).archive
     if current is None:
         raise Problem(Code.ARCHIVE_NOT_FOUND)
     return current
 
 
-async def _refuse_known(store: JobStore, session_id: str) -> None:
-    """Spare the caller a long upload; the rule itself stands in the flow."""
+async def _refuse_known(parts: ApiParts, request: Request) -> None:
+    """Spare the caller a long upload; the rule itself stands in the flow.
+
+    One of another owner is refused as well: that an id is taken cannot be hidden from who wants to take it.
+    """
     try:
-        await store.session(session_id)
+        await parts.store.session(session_id_of(request))
     except SessionNotFound:
         return
     raise SessionExists("the session is there already")
 
 
-async def _save(request: Request, path: Path, *, limit: int) -> None:
-    size = 0
+async def _save(request: Request, path: Path, *, limits: Limits) -> None:
     target = await asyncio.to_thread(path.open, "wb")
     try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                raise too_large(limit)
+        async for chunk in counted(request, limit=limits.max_archive_bytes, seconds=limits.body_seconds):
             await asyncio.to_thread(target.write, chunk)
     finally:
         await asyncio.to_thread(target.close)

@@ -70,6 +70,7 @@ class JobSummary(Struct, frozen=True, kw_only=True):
     isolation: Annotated[str | None, Meta(description="How the run was kept apart from the machine.")]
     archive: Annotated[str | None, Meta(description="Name of the archive that the job left.")]
     metadata: dict[str, str]
+    owner: Annotated[str, Meta(description="Whose it is, as the API key says; empty without keys.")]
     links: JobLinks
 
 
@@ -106,6 +107,7 @@ class SessionView(Struct, frozen=True, kw_only=True):
     line: Annotated[Sequence[Id], Meta(description="Its open jobs, in the order they run.")]
     cost_usd: float
     archive: Annotated[ArchiveRef | None, Meta(description="Null until a job of it was saved.")]
+    owner: Annotated[str, Meta(description="Whose it is, as the API key says; empty without keys.")]
     links: SessionLinks
 
 
@@ -243,6 +245,7 @@ def _job_fields(snapshot: Snapshot) -> dict[str, Any]:
         "isolation": job.isolation,
         "archive": job.archive,
         "metadata": job.metadata,
+        "owner": job.owner,
         "links": JobLinks(f"/jobs/{job.job_id}", f"/jobs/{job.job_id}/events", f"/sessions/{job.session_id}"),
     }
 
@@ -257,6 +260,7 @@ def session_view(session: Session) -> SessionView:
         line=session.line,
         cost_usd=session.cost_usd,
         archive=session.archive,
+        owner=session.owner,
         links=SessionLinks(
             path, f"/jobs?session_id={session.session_id}", f"{path}/archive", f"{path}/files"
         ),

@@ -26,6 +26,8 @@ def owe(job: Job, *, delivery_id: str, now: float) -> Delivery:
         body=body_of(job),
         created_at=now,
         next_at=now,
+        owner=job.owner,
+        key_id=job.key_id,
     )
 
 

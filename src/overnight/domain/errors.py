@@ -12,7 +12,13 @@ Refused
 ├── NotRetryable         only a failed job can be sent again
 ├── LineFull             the session has as many waiting jobs as it may have
 ├── IdempotencyConflict  the key was used before with another body
-└── DeliveryNotFound     no such delivery
+├── DeliveryNotFound     no such delivery
+├── KeyNotFound          no such API key
+├── RotationUnderWay     the key has as many live webhook secrets as it may have
+├── TooManyJobs          the owner has as many waiting jobs as its key allows
+├── OwnerBusy            the owner has as many running jobs as its key allows
+├── BudgetExhausted      the owner has spent what its key allows for the day
+└── QueueFull            the service has as many waiting jobs as it may have
 """
 
 from dataclasses import dataclass
@@ -70,6 +76,32 @@ class IdempotencyConflict(Refused):
 
 
 class DeliveryNotFound(Refused):
+    pass
+
+
+class KeyNotFound(Refused):
+    pass
+
+
+class RotationUnderWay(Refused):
+    pass
+
+
+class TooManyJobs(Refused):
+    pass
+
+
+class OwnerBusy(Refused):
+    pass
+
+
+class BudgetExhausted(Refused):
+    def __init__(self, wait_seconds: float) -> None:
+        super().__init__("the owner has spent what its key allows for the day")
+        self.wait_seconds = wait_seconds
+
+
+class QueueFull(Refused):
     pass
 
 

@@ -86,6 +86,9 @@ class Job:
     `attempt` is the fencing token: it grows at every start and never goes back, so a write that carries an
     older one comes from a worker that has lost the job. `failures` and `losses` are what the retry limits
     count; waiting for a rate limit or being handed back by a worker that shuts down adds to neither.
+
+    `owner` is its session's, "" if it came without a key. `key_id` and `max_running` are of the key that it came
+    with: a job keeps the limits that it was accepted under.
     """
 
     job_id: str
@@ -113,6 +116,9 @@ class Job:
     num_turns: int = 0
     isolation: str | None = None
     archive: str | None = None
+    owner: str = ""
+    key_id: str | None = None
+    max_running: int | None = None
 
 
 class Origin(StrEnum):
@@ -149,6 +155,7 @@ class Session:
     archive: ArchiveRef | None = None
     cost_usd: float = 0.0
     erased_at: float | None = None
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +186,10 @@ class DeliveryTry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """One owed webhook. `body` is sent byte for byte on every try; `next_at` is when the next try is due."""
+    """One owed webhook. `body` is sent byte for byte on every try; `next_at` is when the next try is due.
+
+    It is signed with the secrets of the key `key_id`, or with the service's own if there is none.
+    """
 
     delivery_id: str
     job_id: str
@@ -190,6 +200,8 @@ class Delivery:
     status: DeliveryStatus = DeliveryStatus.OWED
     tries: tuple[DeliveryTry, ...] = ()
     round: int = 0
+    owner: str = ""
+    key_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from overnight.domain.errors import (
     CancelRequested,
     ErrorCode,
     JobError,
+    JobNotFound,
     LineFull,
     NotRetryable,
     NotRunnable,
@@ -39,6 +40,7 @@ from overnight.domain.job import (
     Status,
     WaitingFor,
 )
+from overnight.domain.keys import LOCAL, Caller
 from overnight.domain.outcome import Ending, Outcome
 from overnight.domain.retry import FAILURES, Failure, RetryPolicy, retry_at
 
@@ -49,13 +51,28 @@ MAX_LINE = 1000
 """Open jobs that one session may have: its line is read and written whole with every change."""
 
 
-def submit(request: JobRequest, *, job_id: str, session_id: str, continues: bool, now: float) -> Admit:
-    """Accept a job. `continues` says that the caller named the session, so it must be there already."""
+def submit(
+    request: JobRequest,
+    *,
+    job_id: str,
+    session_id: str,
+    continues: bool,
+    now: float,
+    caller: Caller = LOCAL,
+) -> Admit:
+    """Accept a job. `continues` says that the caller named the session, so it must be there already.
+
+    The job belongs to whom its session belongs to, also if an administrator sends it.
+    """
 
     def admit(session: Session | None) -> Change:
         if continues and (session is None or session.erased_at is not None):
             raise SessionNotFound("no such session")
-        session = session or Session(session_id=session_id, created_at=now, updated_at=now)
+        if session is not None and not caller.sees(session.owner):
+            raise SessionNotFound("no such session")
+        session = session or Session(
+            session_id=session_id, created_at=now, updated_at=now, owner=caller.owner
+        )
         if len(session.line) >= MAX_LINE:
             raise LineFull("the session has as many waiting jobs as it may have")
         job = Job(
@@ -66,12 +83,26 @@ def submit(request: JobRequest, *, job_id: str, session_id: str, continues: bool
             available_at=now,
             callback_url=request.callback_url,
             metadata=request.metadata,
+            owner=session.owner,
+            key_id=caller.key_id,
+            max_running=caller.limits.max_running,
         )
         job, event = _tell(job, "job.queued", now, {"position": len(session.line)})
         session = replace(session, line=(*session.line, job_id), jobs=session.jobs + 1, updated_at=now)
         return Change(job=job, session=session, events=(event,), rings=(Ring(job_id=job_id, at=now),))
 
     return admit
+
+
+def seen_by(caller: Caller, decide: Decide) -> Decide:
+    """The same change, for a caller to whom the jobs of others do not exist."""
+
+    def checked(job: Job, session: Session) -> Change | None:
+        if not caller.sees(job.owner):
+            raise JobNotFound("no such job")
+        return decide(job, session)
+
+    return checked
 
 
 def start(*, worker: str, now: float, lease_seconds: float, isolation: str) -> Decide:

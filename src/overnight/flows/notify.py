@@ -8,12 +8,13 @@ process died, the store failed, or its host was busy for too long.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from overnight.domain.delivery import after_try, reserve
 from overnight.domain.errors import DeliveryNotFound
 from overnight.domain.job import Delivery, DeliveryTry
+from overnight.domain.signature import sign_with_each
 from overnight.flows.hosts import HostBusy, Hosts, host_of
 from overnight.ports import Clock, Entropy, JobIndex, JobStore, Receipt, StorageError, Wakeups, Webhooks
 
@@ -27,8 +28,8 @@ BATCH = 32
 BREATH = 1.0
 LONGEST_NAP = 60.0
 
-Sign = Callable[[str, int, bytes], str]
-"""(message id, Unix seconds, body) -> value of the `webhook-signature` header."""
+Secrets = Callable[[str | None], Awaitable[Sequence[bytes]]]
+"""The live webhook secrets of an API key by its id, or for None those of the service itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,7 @@ class Notifier:
     wakeups: Wakeups
     clock: Clock
     entropy: Entropy
-    sign: Sign
+    secrets: Secrets
     hosts: Hosts = field(default_factory=Hosts)
 
     async def run(self) -> None:
@@ -99,6 +100,9 @@ class Notifier:
             return  # Its session was erased meanwhile.
         except StorageError:
             log.exception("could not note what became of delivery %s: it is sent again", delivery.delivery_id)
+        except Exception:
+            # Whatever is wrong with one delivery must not stop the others; its reservation brings it back.
+            log.exception("delivery %s broke", delivery.delivery_id)
 
     async def _note(self, delivery_id: str, receipt: Receipt) -> None:
         tried = DeliveryTry(at=self.clock.now(), status=receipt.status, failure=receipt.failure)
@@ -113,11 +117,12 @@ class Notifier:
     async def _send(self, delivery: Delivery) -> Receipt:
         body = delivery.body.encode(errors="replace")  # a lone surrogate must not break the notifier
         timestamp = int(self.clock.now())
+        secrets = await self.secrets(delivery.key_id)
         headers = {
             "content-type": "application/json",
             "webhook-id": delivery.delivery_id,
             "webhook-timestamp": str(timestamp),
-            "webhook-signature": self.sign(delivery.delivery_id, timestamp, body),
+            "webhook-signature": sign_with_each(secrets, delivery.delivery_id, timestamp, body),
         }
         return await self.webhooks.send(delivery.url, headers, body)
 

@@ -18,6 +18,7 @@ from overnight.domain.errors import (
     ErrorCode,
     JobNotFound,
     NotRunnable,
+    OwnerBusy,
     Refused,
     SessionBusy,
     TooEarly,
@@ -27,6 +28,7 @@ from overnight.domain.outcome import Ending, Outcome, failed
 from overnight.domain.prompts import continuation
 from overnight.domain.redaction import Redactor
 from overnight.domain.retry import RetryPolicy
+from overnight.domain.standing import room_to_run
 from overnight.domain.transitions import Decide, finish, requeue, returns_at, start
 from overnight.flows.event_log import EventLog
 from overnight.flows.lease import Holder, RunStop, StopReason
@@ -47,6 +49,10 @@ log = logging.getLogger(__name__)
 
 SAVE_DELAYS = (1.0, 2.0, 4.0, 8.0, 15.0)
 """Seconds between tries to save a workspace. A run is paid for: saving it is tried again, never the run."""
+
+
+OWNER_BUSY_SECONDS = 2.0
+"""Until a job is tried again whose owner has as many running as its key allows. The sweep may be faster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +96,12 @@ class Runner:
             isolation=self.agent.isolation,
         )
         try:
-            claimed = await self.store.change(bell.job_id, decide)
+            claimed = await self.store.change(bell.job_id, decide, check=room_to_run)
         except TooEarly as early:
             await self.queue.retry(bell, at=early.available_at)
+            return None
+        except OwnerBusy:
+            await self.queue.retry(bell, at=self.clock.now() + OWNER_BUSY_SECONDS)
             return None
         except (NotRunnable, SessionBusy, JobNotFound):
             await self.queue.ack(

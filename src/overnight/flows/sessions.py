@@ -10,12 +10,20 @@ from pathlib import Path
 from overnight.archive import UPLOAD, inspect, remove_tree
 from overnight.domain.errors import Refused, SessionBusy, SessionExists, SessionNotFound
 from overnight.domain.job import ArchiveRef, Origin, Session
+from overnight.domain.keys import Caller
 from overnight.flows.workspace import PREFIX, alias_name
 from overnight.ports import ArchiveMissing, ArchiveStore, Clock, Entropy, JobStore
 
 
 async def start_from(
-    source: Path, session_id: str, *, store: JobStore, archives: ArchiveStore, clock: Clock, entropy: Entropy
+    source: Path,
+    session_id: str,
+    *,
+    owner: str,
+    store: JobStore,
+    archives: ArchiveStore,
+    clock: Clock,
+    entropy: Entropy,
 ) -> Session:
     """Make a stranger's zip the first archive of a new session. `source` may be moved.
 
@@ -30,7 +38,7 @@ async def start_from(
     def begin(session: Session | None) -> Session:
         if session is not None:
             raise SessionExists("the session is there already")
-        return Session(session_id=session_id, created_at=now, updated_at=now, archive=archive)
+        return Session(session_id=session_id, created_at=now, updated_at=now, archive=archive, owner=owner)
 
     try:
         session = await store.change_session(session_id, begin)
@@ -63,7 +71,9 @@ async def scratch_file(scratch: Path) -> AsyncIterator[Path]:
         await asyncio.to_thread(remove_tree, directory)
 
 
-async def erase(session_id: str, *, store: JobStore, archives: ArchiveStore, clock: Clock) -> None:
+async def erase(
+    session_id: str, *, caller: Caller, store: JobStore, archives: ArchiveStore, clock: Clock
+) -> None:
     """Delete all that there is of a session: marked first, so that a crash on the way is made good later.
 
     Raises SessionNotFound, SessionBusy.
@@ -71,7 +81,7 @@ async def erase(session_id: str, *, store: JobStore, archives: ArchiveStore, clo
     now = clock.now()
 
     def mark(session: Session | None) -> Session:
-        if session is None:
+        if session is None or not caller.sees(session.owner):
             raise SessionNotFound("no such session")
         if session.line:
             raise SessionBusy("jobs of the session are still open")

@@ -4,6 +4,8 @@ import logging
 
 from overnight.domain import transitions
 from overnight.domain.job import JobRequest
+from overnight.domain.keys import Caller
+from overnight.domain.standing import room_to_wait
 from overnight.flows.run_job import ring
 from overnight.ports import Clock, Created, Entropy, Idempotency, JobStore, Queue
 
@@ -14,6 +16,8 @@ async def submit(
     request: JobRequest,
     *,
     session_id: str | None,
+    caller: Caller,
+    max_queued_by_all: int,
     idempotency: Idempotency | None,
     store: JobStore,
     queue: Queue,
@@ -22,17 +26,20 @@ async def submit(
 ) -> Created:
     """Accept a job for the named session, or for a new one. It is durable on return.
 
-    Raises SessionNotFound, LineFull, IdempotencyConflict.
+    Raises SessionNotFound, LineFull, IdempotencyConflict, TooManyJobs, BudgetExhausted, QueueFull.
     """
+    now = clock.now()
     session = session_id or entropy.session_id()
     admit = transitions.submit(
         request,
         job_id=entropy.job_id(),
         session_id=session,
         continues=session_id is not None,
-        now=clock.now(),
+        now=now,
+        caller=caller,
     )
-    created = await store.create(session, request, admit, idempotency)
+    check = room_to_wait(caller.limits, max_queued_by_all=max_queued_by_all, now=now)
+    created = await store.create(session, request, admit, idempotency, check=check)
     try:
         await ring(queue, created.change.rings)
     except Exception:  # whatever it is: the job is accepted, and the sweep rings lost bells again

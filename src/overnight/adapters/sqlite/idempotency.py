@@ -13,8 +13,8 @@ PURGE_ROWS = 10
 def find_job_of(connection: apsw.Connection, idempotency: Idempotency, *, now: float) -> str | None:
     """The id of the job that came with this key. Raises IdempotencyConflict."""
     row = connection.execute(
-        "SELECT fingerprint, job_id FROM idempotency WHERE key = ? AND created_at > ?",
-        (idempotency.key, now - LIFETIME_SECONDS),
+        "SELECT fingerprint, job_id FROM idempotency WHERE owner = ? AND key = ? AND created_at > ?",
+        (idempotency.owner, idempotency.key, now - LIFETIME_SECONDS),
     ).fetchone()
     if row is None:
         return None
@@ -25,10 +25,11 @@ def find_job_of(connection: apsw.Connection, idempotency: Idempotency, *, now: f
 
 def remember(connection: apsw.Connection, idempotency: Idempotency, job_id: str, *, now: float) -> None:
     connection.execute(
-        "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE created_at <= ? LIMIT ?)",
+        "DELETE FROM idempotency WHERE (owner, key) IN "
+        "(SELECT owner, key FROM idempotency WHERE created_at <= ? LIMIT ?)",
         (now - LIFETIME_SECONDS, PURGE_ROWS),
     )
     connection.execute(
-        "INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?)",
-        (idempotency.key, idempotency.fingerprint, job_id, now),
+        "INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?, ?)",
+        (idempotency.owner, idempotency.key, idempotency.fingerprint, job_id, now),
     )

@@ -91,8 +91,11 @@ def insert(connection: apsw.Connection, change: Change, request: bytes) -> None:
     job = change.job
     body, result = _parts(job)
     connection.execute(
-        "INSERT INTO jobs (job_id, session_id, status, available_at, body, result) VALUES (?, ?, ?, ?, ?, ?)",
-        (job.job_id, job.session_id, job.status, job.available_at, body, result),
+        """
+        INSERT INTO jobs (job_id, session_id, status, available_at, body, result, owner)
+        VALUES (?, ?, ?, ?, ?, ?, ?)
+        """,
+        (job.job_id, job.session_id, job.status, job.available_at, body, result, job.owner),
     )
     connection.execute("INSERT INTO requests (job_id, body) VALUES (?, ?)", (job.job_id, request))
     save_session(connection, change.session)
@@ -118,8 +121,8 @@ def save_session(connection: apsw.Connection, session: Session) -> None:
     """After the job itself was written: when its first job is due comes from that job's row."""
     connection.execute(
         """
-        INSERT INTO sessions (session_id, created_at, erased_at, head, due_at, body)
-        VALUES (?1, ?2, ?3, ?4, (SELECT available_at FROM jobs WHERE job_id = ?4 AND status = 'queued'), ?5)
+        INSERT INTO sessions (session_id, created_at, erased_at, head, due_at, body, owner)
+        VALUES (?1, ?2, ?3, ?4, (SELECT available_at FROM jobs WHERE job_id = ?4 AND status = 'queued'), ?5, ?6)
         ON CONFLICT (session_id) DO UPDATE SET
             created_at = excluded.created_at, erased_at = excluded.erased_at, head = excluded.head,
             due_at = excluded.due_at, body = excluded.body
@@ -130,6 +133,7 @@ def save_session(connection: apsw.Connection, session: Session) -> None:
             session.erased_at,
             session.line[0] if session.line else None,
             encode(session),
+            session.owner,
         ),
     )
 

@@ -3,6 +3,8 @@
 - `body` is the JSON of the domain value; the other columns are what is searched for, and nothing else.
 - `jobs.result` holds what can be large, as the last column, so that listings never read it.
 - `jobs_open_or_failed` (and cancelled) leaves completed jobs out, however many there are (facts: queue 6).
+- `jobs_of_owner` and its like leave the rows without an owner out: a service without keys pays nothing for them.
+- `open_jobs` is kept by triggers: how many are open is asked for every new job, and must not mean counting.
 - `sessions.due_at` is when the first job of the line may start, NULL unless that job is queued. So a job that
   waits behind another one is in no index that the sweep reads.
 """
@@ -76,7 +78,71 @@ CREATE TABLE bells (
 CREATE INDEX bells_due ON bells (visible_at);
 """
 
-MIGRATIONS = (FIRST,)
+OWNERS = """
+CREATE TABLE api_keys (
+    key_id      TEXT PRIMARY KEY,
+    created_at  REAL NOT NULL,
+    body        BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+CREATE INDEX jobs_of_owner ON jobs (owner, job_id) WHERE owner <> '';
+CREATE INDEX jobs_of_owner_open_or_failed ON jobs (owner, status, job_id)
+    WHERE owner <> '' AND status <> 'completed';
+
+ALTER TABLE sessions ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+CREATE INDEX sessions_of_owner ON sessions (owner, created_at, session_id)
+    WHERE owner <> '' AND erased_at IS NULL;
+
+CREATE TABLE owned_idempotency (
+    owner        TEXT NOT NULL,
+    key          TEXT NOT NULL,
+    fingerprint  TEXT NOT NULL,
+    job_id       TEXT NOT NULL,
+    created_at   REAL NOT NULL,
+    PRIMARY KEY (owner, key)
+) STRICT, WITHOUT ROWID;
+INSERT INTO owned_idempotency SELECT '', key, fingerprint, job_id, created_at FROM idempotency;
+DROP TABLE idempotency;
+ALTER TABLE owned_idempotency RENAME TO idempotency;
+CREATE INDEX idempotency_age ON idempotency (created_at);
+CREATE INDEX idempotency_of_job ON idempotency (job_id);
+
+CREATE TABLE spending (
+    owner  TEXT NOT NULL,
+    day    INTEGER NOT NULL,
+    usd    REAL NOT NULL,
+    PRIMARY KEY (owner, day)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE open_jobs (
+    owner       TEXT PRIMARY KEY,
+    queued      INTEGER NOT NULL,
+    processing  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO open_jobs SELECT
+    '', count(*) FILTER (WHERE status = 'queued'), count(*) FILTER (WHERE status = 'processing')
+    FROM jobs WHERE status <> 'completed';
+
+CREATE TRIGGER job_comes AFTER INSERT ON jobs BEGIN
+    INSERT INTO open_jobs VALUES (new.owner, new.status = 'queued', new.status = 'processing')
+    ON CONFLICT (owner) DO UPDATE SET
+        queued = queued + excluded.queued, processing = processing + excluded.processing;
+END;
+CREATE TRIGGER job_moves AFTER UPDATE OF status ON jobs WHEN new.status <> old.status BEGIN
+    UPDATE open_jobs SET
+        queued = queued + (new.status = 'queued') - (old.status = 'queued'),
+        processing = processing + (new.status = 'processing') - (old.status = 'processing')
+    WHERE owner = new.owner;
+END;
+CREATE TRIGGER job_goes AFTER DELETE ON jobs WHEN old.status IN ('queued', 'processing') BEGIN
+    UPDATE open_jobs SET
+        queued = queued - (old.status = 'queued'), processing = processing - (old.status = 'processing')
+    WHERE owner = old.owner;
+END;
+"""
+
+MIGRATIONS = (FIRST, OWNERS)
 """Append only: a file that has had one of them never has it again."""
 
 

@@ -6,11 +6,12 @@ from dataclasses import replace
 import apsw
 
 from overnight.adapters.sqlite import idempotency as keys
-from overnight.adapters.sqlite import rows
+from overnight.adapters.sqlite import rows, tallies
 from overnight.adapters.sqlite.database import Database
 from overnight.adapters.sqlite.queue import SEND, TOPIC
 from overnight.domain.errors import DeliveryNotFound, JobNotFound, SessionNotFound
 from overnight.domain.job import Change, Delivery, DeliveryStatus, Event, JobRequest, Session, Snapshot
+from overnight.domain.standing import Check
 from overnight.domain.transitions import Admit, Decide
 from overnight.ports import Clock, Created, Idempotency, Wakeups
 
@@ -27,7 +28,13 @@ class SqliteStore:
         self._clock = clock
 
     async def create(
-        self, session_id: str, request: JobRequest, admit: Admit, idempotency: Idempotency | None = None
+        self,
+        session_id: str,
+        request: JobRequest,
+        admit: Admit,
+        idempotency: Idempotency | None = None,
+        *,
+        check: Check | None = None,
     ) -> Created:
         encoded, now = rows.encode(request), self._clock.now()
 
@@ -37,6 +44,7 @@ class SqliteStore:
                 if known is not None:
                     return Created(change=_as_it_is(_snapshot(connection, known)), replayed=True)
             change = admit(rows.find_session(connection, session_id))
+            tallies.hold_to(check, connection, change, now=now)
             rows.insert(connection, change, encoded)
             _ring(connection, change)
             if idempotency is not None:
@@ -46,13 +54,17 @@ class SqliteStore:
         created = await self._database.write(work, committed=lambda created: self._announce(created.change))
         return replace(created, change=replace(created.change, rings=()))
 
-    async def change(self, job_id: str, decide: Decide) -> Change:
+    async def change(self, job_id: str, decide: Decide, *, check: Check | None = None) -> Change:
+        now = self._clock.now()
+
         def work(connection: apsw.Connection) -> Change:
             before = _snapshot(connection, job_id)
             change = decide(before.job, before.session)
             if change is None:
                 return _as_it_is(before)
+            tallies.hold_to(check, connection, change, now=now)
             rows.update(connection, change, before)
+            tallies.charge(connection, before.job, change.job, now=now)
             _ring(connection, change)
             return change
 

@@ -1,0 +1,456 @@
+"""Who gets in, and what is theirs: keys, scopes, owners and limits at the border."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import httpx
+import pytest
+
+from overnight.adapters.memory import MemoryStore, MemoryWakeups
+from overnight.adapters.memory_keys import MemoryKeys
+from overnight.api.operations import OPERATIONS
+from overnight.domain.errors import ErrorCode
+from overnight.domain.keys import ApiKey, KeyLimits, Scope, digest, new_key, parse_key, revoke
+from overnight.domain.outcome import failed
+from overnight.flows.keyring import KeyRing
+from overnight.ports import StorageFull
+
+UNKNOWN = new_key(bytes(40))
+UUID = "01900000-0000-7000-8000-000000000000"
+MSG = f"msg_{'0' * 32}"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = 1_000_000.0
+
+    def now(self) -> float:
+        return self.time
+
+
+class Keys(MemoryKeys):
+    full = False
+
+    async def change(self, key_id: str, decide: Callable[[ApiKey], ApiKey | None]) -> ApiKey:
+        if self.full:
+            raise StorageFull("the disk is full")
+        return await super().change(key_id, decide)
+
+
+@dataclass
+class World:
+    """An API with keys. `key(...)` makes one and gives the headers that present it."""
+
+    make: Callable[..., Any]
+    clock: Clock = field(default_factory=Clock)
+    store: Keys = field(default_factory=Keys)
+    made: int = 0
+
+    def __post_init__(self) -> None:
+        jobs = MemoryStore(MemoryWakeups(), self.clock)
+        ring = KeyRing(self.store, self.clock)
+        self.service = self.make(keys=ring, clock=self.clock, store=jobs, index=jobs)
+
+    def client(self) -> AbstractAsyncContextManager[httpx.AsyncClient]:
+        return self.service.client()  # type: ignore[no-any-return]  # conftest's Service has no importable name
+
+    async def key(self, owner: str, *scopes: Scope, **changes: Any) -> dict[str, str]:
+        self.made += 1
+        text = new_key(self.made.to_bytes(8, "big") + bytes(31) + bytes([self.made]))
+        presented = parse_key(text)
+        key = ApiKey(
+            key_id=presented.key_id,
+            name=owner,
+            secret_sha256=digest(presented.secret),
+            scopes=frozenset(scopes or {Scope.SUBMIT, Scope.READ}),
+            owner=owner,
+            created_at=self.clock.now(),
+        )
+        await self.store.create(replace(key, **changes))
+        self.clock.time += 1.0  # what the ring has read is old now
+        return {"Authorization": f"Bearer {text}"}
+
+
+@pytest.fixture
+def world(service_with: Callable[..., Any]) -> World:
+    return World(service_with)
+
+
+async def submit(client: httpx.AsyncClient, headers: dict[str, str], **body: Any) -> Any:
+    answer = await client.post("/execute", json={"prompt": "p", **body}, headers=headers)
+    assert answer.status_code == 202, answer.text
+    return answer.json()
+
+
+def path_of(template: str) -> str:
+    plain = template.replace("{path:path}", "{path}")
+    return plain.format(job_id=UUID, session_id=UUID, delivery_id=MSG, path="a")
+
+
+CLOSED = [operation for operation in OPERATIONS if operation.needs is not None]
+
+
+class TestTheDoor:
+    async def test_it_is_open_until_the_first_key_is_made(self, world: World) -> None:
+        async with world.client() as client:
+            assert (await client.get("/jobs")).status_code == 200
+            assert (
+                await client.get("/jobs", headers={"Authorization": f"Bearer {UNKNOWN}"})
+            ).status_code == 200
+            await world.key("alice")
+            assert (await client.get("/jobs")).status_code == 401
+
+    async def test_a_revoked_key_keeps_it_closed(self, world: World) -> None:
+        headers = await world.key("alice")
+        [key] = await world.store.keys()
+        async with world.client() as client:
+            assert (await client.get("/jobs", headers=headers)).status_code == 200
+            await world.store.change(key.key_id, partial(revoke, now=world.clock.now()))
+            world.clock.time += 1.0
+            assert (await client.get("/jobs", headers=headers)).status_code == 401
+            assert (await client.get("/jobs")).status_code == 401
+
+    @pytest.mark.parametrize("operation", CLOSED, ids=lambda operation: operation.id)
+    async def test_every_call_behind_it_needs_a_key(self, world: World, operation: Any) -> None:
+        await world.key("alice")
+        async with world.client() as client:
+            for headers in ({}, {"Authorization": f"Bearer {UNKNOWN}"}):
+                answer = await client.request(operation.method, path_of(operation.path), headers=headers)
+                assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+                assert answer.headers["www-authenticate"] == 'Bearer realm="overnight"'
+
+    async def test_only_health_and_documents_are_before_it(self, world: World) -> None:
+        await world.key("alice")
+        assert {operation.id for operation in OPERATIONS} - {each.id for each in CLOSED} == {
+            "healthz",
+            "readyz",
+        }
+        async with world.client() as client:
+            for path in ("/healthz", "/readyz", "/docs", "/docs/problems", "/openapi.json"):
+                assert (await client.get(path)).status_code == 200
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"Authorization": b"Bearer \xff\xfe"},
+            {"Authorization": "Bearer ovn_ключ".encode()},
+            {"X-API-Key": b"\x80" * 61},
+            {"Authorization": b"Bearer "},
+            {"Authorization": b"Basic b3ZuXw=="},
+            {"Authorization": b"Bearer " + b"a" * 10_000},
+            {"X-API-Key": b""},
+        ],
+        ids=["bytes", "utf-8", "x-api-key", "empty", "basic", "long", "empty x-api-key"],
+    )
+    async def test_any_bytes_are_only_a_wrong_key(self, world: World, headers: Any) -> None:
+        await world.key("alice")
+        async with world.client() as client:
+            answer = await client.get("/jobs", headers=headers)
+            assert answer.status_code == 401
+
+    async def test_a_key_may_come_in_either_header_but_not_two_keys_at_once(self, world: World) -> None:
+        bearer = await world.key("alice")
+        text = bearer["Authorization"].removeprefix("Bearer ")
+        async with world.client() as client:
+            for headers, status in [
+                ({"X-API-Key": text}, 200),
+                ({"Authorization": f"bearer {text}"}, 200),
+                ({"X-API-Key": text, **bearer}, 200),
+                ({"X-API-Key": UNKNOWN, **bearer}, 401),
+            ]:
+                assert (await client.get("/jobs", headers=headers)).status_code == status
+            assert (await client.get(f"/jobs?api_key={text}")).status_code == 401
+
+    async def test_a_key_expires(self, world: World) -> None:
+        headers = await world.key("alice", expires_at=world.clock.now() + 10)
+        async with world.client() as client:
+            assert (await client.get("/jobs", headers=headers)).status_code == 200
+            world.clock.time += 10
+            assert (await client.get("/jobs", headers=headers)).status_code == 401
+
+    async def test_its_use_is_noted_and_a_full_disk_locks_nobody_out(
+        self, world: World, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        headers = await world.key("alice")
+        async with world.client() as client:
+            await client.get("/jobs", headers=headers)
+            [key] = await world.store.keys()
+            assert key.last_used_at == world.clock.now()
+
+            world.store.full = True
+            world.clock.time += 3600
+            assert (await client.get("/jobs", headers=headers)).status_code == 200
+            assert "ovn_" not in caplog.text
+
+
+class TestScopes:
+    @pytest.mark.parametrize("operation", CLOSED, ids=lambda operation: operation.id)
+    async def test_a_call_needs_its_scope_or_admin(self, world: World, operation: Any) -> None:
+        other = Scope.READ if operation.needs is Scope.SUBMIT else Scope.SUBMIT
+        async with world.client() as client:
+
+            async def code(*scopes: Scope) -> Any:
+                headers = await world.key("alice", *scopes)
+                answer = await client.request(operation.method, path_of(operation.path), headers=headers)
+                return answer.json().get("code") if "json" in answer.headers["content-type"] else None
+
+            assert await code(other) == "forbidden"
+            assert await code(operation.needs) != "forbidden"
+            assert await code(Scope.ADMIN) != "forbidden"
+
+
+class TestOwners:
+    async def test_another_owners_things_are_not_there(self, world: World) -> None:
+        alice, bob, admin = [
+            await world.key("alice"),
+            await world.key("bob"),
+            await world.key("root", Scope.ADMIN),
+        ]
+        async with world.client() as client:
+            job = await submit(client, alice, callback_url="https://example.com/")
+            await world.service.run(job["job_id"], files={"a.txt": b"a"})
+            deliveries = f"/jobs/{job['job_id']}/deliveries"
+            [delivery] = (await client.get(deliveries, headers=alice)).json()["data"]
+            calls = [
+                ("GET", f"/status/{job['job_id']}"),
+                ("GET", f"/jobs/{job['job_id']}"),
+                ("GET", f"/jobs/{job['job_id']}/events"),
+                ("GET", deliveries),
+                ("POST", f"/deliveries/{delivery['id']}/redeliver"),
+                ("GET", f"/sessions/{job['session_id']}"),
+                ("GET", f"/sessions/{job['session_id']}/files"),
+                ("GET", f"/sessions/{job['session_id']}/files/a.txt"),
+                ("GET", f"/sessions/{job['session_id']}/archive"),
+                ("POST", f"/jobs/{job['job_id']}/cancel"),
+                ("DELETE", f"/sessions/{job['session_id']}"),
+            ]
+            for method, path in calls:
+                unknown = (
+                    path.replace(job["job_id"], UUID)
+                    .replace(job["session_id"], UUID)
+                    .replace(delivery["id"], MSG)
+                )
+                foreign, missing = [
+                    await client.request(method, each, headers=bob) for each in (path, unknown)
+                ]
+                assert foreign.status_code == 404, (method, path)
+                assert {**foreign.json(), "request_id": ""} == {**missing.json(), "request_id": ""}
+            for headers in (admin, alice):
+                for method, path in calls[:-1]:
+                    answer = await client.request(method, path, headers=headers)
+                    assert answer.is_success, (method, path)
+            assert (await client.delete(f"/sessions/{job['session_id']}", headers=admin)).status_code == 204
+
+    async def test_a_failed_job_is_sent_again_by_its_owner_only(self, world: World) -> None:
+        alice, bob = await world.key("alice"), await world.key("bob")
+        async with world.client() as client:
+            job = await submit(client, alice)
+            await world.service.fail(job["job_id"])
+            retry = f"/jobs/{job['job_id']}/retry"
+            assert (await client.post(retry, headers=bob)).status_code == 404
+            assert (await client.post(retry, headers=alice)).status_code == 202
+
+    async def test_listings_hold_what_is_the_callers(self, world: World) -> None:
+        alice, bob, admin = [
+            await world.key("alice"),
+            await world.key("bob"),
+            await world.key("root", Scope.ADMIN),
+        ]
+        async with world.client() as client:
+            made = {name: await submit(client, headers) for name, headers in (("a", alice), ("b", bob))}
+            for headers, names in ((alice, "a"), (bob, "b"), (admin, "ba")):
+                jobs = (await client.get("/jobs", headers=headers)).json()["data"]
+                sessions = (await client.get("/sessions", headers=headers)).json()["data"]
+                assert [job["job_id"] for job in jobs] == [made[name]["job_id"] for name in names]
+                assert {each["session_id"] for each in sessions} == {made[n]["session_id"] for n in names}
+            foreign = await client.get(f"/jobs?session_id={made['a']['session_id']}", headers=bob)
+            assert foreign.json()["data"] == []
+
+    async def test_two_keys_of_one_owner_share_everything(self, world: World) -> None:
+        old, new = await world.key("alice"), await world.key("alice")
+        async with world.client() as client:
+            job = await submit(client, old)
+            assert (await client.get(f"/status/{job['job_id']}", headers=new)).json()["owner"] == "alice"
+            await submit(client, new, session_id=job["session_id"])
+
+    async def test_another_owners_session_cannot_be_gone_on_with_or_replaced(
+        self, world: World, pack: Callable[..., bytes]
+    ) -> None:
+        alice, bob = await world.key("alice"), await world.key("bob")
+        async with world.client() as client:
+            job = await submit(client, alice)
+            body = {"prompt": "p", "session_id": job["session_id"]}
+            answer = await client.post("/execute", json=body, headers=bob)
+            assert (answer.status_code, answer.json()["code"]) == (404, "session_not_found")
+            upload = await client.put(
+                f"/sessions/{job['session_id']}/archive",
+                content=pack({"a": b"a"}),
+                headers=bob | {"Content-Type": "application/zip"},
+            )
+            assert upload.status_code == 409
+            assert (await client.get(f"/sessions/{job['session_id']}", headers=alice)).json()[
+                "archive"
+            ] is None
+
+    async def test_an_upload_belongs_to_who_sent_it(self, world: World, pack: Callable[..., bytes]) -> None:
+        alice, bob = await world.key("alice"), await world.key("bob")
+        async with world.client() as client:
+            path = f"/sessions/{UUID}"
+            headers = alice | {"Content-Type": "application/zip"}
+            answer = await client.put(f"{path}/archive", content=pack({"a": b"a"}), headers=headers)
+            assert (answer.status_code, answer.json()["owner"]) == (201, "alice")
+            assert (await client.get(path, headers=bob)).status_code == 404
+            await submit(client, alice, session_id=UUID)
+
+    async def test_the_same_idempotency_key_of_two_owners_is_two_jobs(self, world: World) -> None:
+        alice, bob = await world.key("alice"), await world.key("bob")
+        async with world.client() as client:
+            one = await submit(client, alice | {"Idempotency-Key": "k"})
+            two = await submit(client, bob | {"Idempotency-Key": "k"})
+            assert one["job_id"] != two["job_id"]
+
+    async def test_jobs_from_before_the_first_key_are_the_administrators(self, world: World) -> None:
+        async with world.client() as client:
+            job = await submit(client, {})
+            alice, admin = await world.key("alice"), await world.key("root", Scope.ADMIN)
+            path = f"/status/{job['job_id']}"
+            assert (await client.get(path, headers=alice)).status_code == 404
+            assert (await client.get(path, headers=admin)).status_code == 200
+            await submit(client, admin, session_id=job["session_id"])
+
+
+class TestLimits:
+    async def refusal(self, client: Any, headers: dict[str, str], **body: Any) -> tuple[int, str, str | None]:
+        answer = await client.post("/execute", json={"prompt": "p", **body}, headers=headers)
+        return answer.status_code, answer.json().get("code", ""), answer.headers.get("retry-after")
+
+    async def test_requests_a_minute(self, world: World) -> None:
+        hasty = await world.key("alice", limits=KeyLimits(requests_per_minute=2))
+        calm = await world.key("alice", limits=KeyLimits(requests_per_minute=2))
+        async with world.client() as client:
+            for _ in range(2):
+                await submit(client, hasty)
+            assert await self.refusal(client, hasty) == (429, "rate_limited", "30")
+            assert (await client.get("/jobs", headers=hasty)).status_code == 200
+            await submit(client, calm)
+            world.clock.time += 30
+            await submit(client, hasty)
+            assert len((await client.get("/jobs", headers=hasty)).json()["data"]) == 4
+
+    async def test_waiting_jobs_of_an_owner(self, world: World) -> None:
+        limits = KeyLimits(max_queued=1)
+        one, two = await world.key("alice", limits=limits), await world.key("alice", limits=limits)
+        bob = await world.key("bob", limits=limits)
+        async with world.client() as client:
+            job = await submit(client, one | {"Idempotency-Key": "k"})
+            assert await self.refusal(client, two) == (429, "too_many_jobs", "30")
+            assert (await submit(client, one | {"Idempotency-Key": "k"}))["job_id"] == job["job_id"]
+            await submit(client, bob)
+            await world.service.run(job["job_id"])
+            await submit(client, two)
+
+    async def test_many_at_once_do_not_pass_the_limit(self, world: World) -> None:
+        alice = await world.key("alice", limits=KeyLimits(max_queued=3))
+        async with world.client() as client:
+            answers = await asyncio.gather(
+                *(client.post("/execute", json={"prompt": "p"}, headers=alice) for _ in range(10))
+            )
+        assert sorted(answer.status_code for answer in answers) == [202] * 3 + [429] * 7
+
+    async def test_the_budget_of_a_day(self, world: World) -> None:
+        alice = await world.key("alice", limits=KeyLimits(daily_budget_usd=0.3))
+        async with world.client() as client:
+            for _ in range(2):
+                await world.service.run((await submit(client, alice))["job_id"])  # 0.25 dollars each
+            status, code, wait = await self.refusal(client, alice)
+            assert (status, code) == (429, "budget_exhausted")
+            assert wait is not None
+            assert (world.clock.now() + int(wait)) % 86400 < 1
+            world.clock.time += int(wait)
+            await submit(client, alice)
+
+    async def test_models(self, world: World) -> None:
+        alice = await world.key("alice", limits=KeyLimits(models=("haiku", "sonnet")))
+        async with world.client() as client:
+            assert (await self.refusal(client, alice, model="opus"))[:2] == (403, "model_not_allowed")
+            named = await submit(client, alice, model="sonnet")
+            unnamed = await submit(client, alice)
+        store = world.service.parts.store
+        models = [(await store.request(job["job_id"])).model for job in (named, unnamed)]
+        assert models == ["sonnet", "haiku"]
+
+    async def test_the_whole_queue(self, service_with: Callable[..., Any]) -> None:
+        service = service_with()
+        service = service_with(limits=replace(service.parts.limits, max_queued=1))
+        async with service.client() as client:
+            await submit(client, {})
+            assert await self.refusal(client, {}) == (503, "queue_full", "30")
+
+    async def test_free_disk(self, service_with: Callable[..., Any], pack: Callable[..., bytes]) -> None:
+        service = service_with(free_bytes=lambda: 99)
+        service = service_with(
+            limits=replace(service.parts.limits, min_free_bytes=100), free_bytes=lambda: 99
+        )
+        async with service.client() as client:
+            assert (await self.refusal(client, {}))[:2] == (507, "storage_full")
+            headers = {"Content-Type": "application/zip"}
+            upload = await client.put(f"/sessions/{UUID}/archive", content=pack({"a": b"a"}), headers=headers)
+            assert upload.status_code == 507
+            assert (await client.get("/jobs")).json()["data"] == []
+
+    async def test_a_job_that_is_sent_again_waits_like_a_new_one(self, world: World) -> None:
+        alice = await world.key("alice", limits=KeyLimits(max_queued=1))
+        async with world.client() as client:
+            job = await submit(client, alice)
+            await world.service.start(job["job_id"])
+            await world.service.finish(job["job_id"], failed(ErrorCode.MAX_TURNS, "It took all its turns."))
+            await submit(client, alice)
+            answer = await client.post(f"/jobs/{job['job_id']}/retry", headers=alice)
+            assert (answer.status_code, answer.json()["code"]) == (429, "too_many_jobs")
+
+
+class TestSizes:
+    @pytest.mark.parametrize(
+        "many",
+        [{f"x-{n}": "1" for n in range(120)}, {"x-long": "a" * 17_000}],
+        ids=["many", "long"],
+    )
+    async def test_of_headers(self, client: Any, many: dict[str, str]) -> None:
+        answer = await client.get("/healthz", headers=many)
+        assert (answer.status_code, answer.json()["code"]) == (431, "headers_too_large")
+
+    async def test_of_the_target(self, client: Any) -> None:
+        assert (await client.get("/jobs?cursor=" + "a" * 9000)).status_code == 431
+
+    async def test_a_body_has_a_minute(self, service_with: Callable[..., Any]) -> None:
+        service = service_with()
+        service = service_with(limits=replace(service.parts.limits, body_seconds=0.05))
+
+        async def never_ends() -> Any:
+            yield b'{"prompt": '
+            await asyncio.Event().wait()
+
+        sent: list[dict[str, Any]] = []
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/execute",
+            "raw_path": b"/execute",
+            "query_string": b"",
+            "headers": [(b"host", b"overnight.test"), (b"content-type", b"application/json")],
+        }
+        pieces = never_ends()
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": await anext(pieces), "more_body": True}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await service.app(scope, receive, send)
+        assert sent[0]["status"] == 408
+        assert (b"connection", b"close") in sent[0]["headers"]
