@@ -7,8 +7,11 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 BACKLOG = 2048
+TARGET = "overnight.target"
+"""Extension of the scope: `{"raw": bytes}`, the request target as it was sent. ASGI keeps only its path."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -31,7 +34,7 @@ async def serving(app: Any, listener: socket.socket, *, grace_seconds: float = 1
     """
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=_Protocol,
         ws="none",
         lifespan="off",
         access_log=False,
@@ -49,6 +52,12 @@ async def serving(app: Any, listener: socket.socket, *, grace_seconds: float = 1
         server.should_exit = True
         await task
         listener.close()
+
+
+class _Protocol(HttpToolsProtocol):
+    def on_headers_complete(self) -> None:
+        self.scope["extensions"] = {TARGET: {"raw": self.url}}
+        super().on_headers_complete()
 
 
 class _Server(uvicorn.Server):

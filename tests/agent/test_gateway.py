@@ -13,7 +13,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp
 
-from overnight.agent.gateway import Gateway, Grant, resets_at, serve_gateway
+from overnight.agent.gateway import Gateway, open_gateway, resets_at
+from overnight.agent.grants import Allowance, Grant
+from overnight.serving import listen, url_of
 
 TOKEN = "token-of-the-run"
 KEY = {"x-api-key": "the-real-key"}
@@ -44,8 +46,9 @@ class Upstream:
 
 @dataclass
 class Way:
-    """A client, through the gateway, to the upstream."""
+    """A client, through the gateway at `url`, to the upstream."""
 
+    url: str
     client: httpx.AsyncClient
     gateway: Gateway
     grant: Grant
@@ -53,15 +56,19 @@ class Way:
 
 
 @contextlib.asynccontextmanager
-async def laid(serve: Serve, credentials: dict[str, str], prefix: str = "") -> AsyncIterator[Way]:
-    upstream = Upstream()
+async def laid(
+    serve: Serve, credentials: dict[str, str], prefix: str = "", allowance: Allowance | None = None
+) -> AsyncIterator[Way]:
+    upstream, listener = Upstream(), listen("127.0.0.1", 0)
+    here = url_of(listener)
     async with (
         serve(upstream) as url,
-        serve_gateway(f"{url}{prefix}", credentials, now=lambda: 1000.0) as gateway,
-        httpx.AsyncClient(base_url=gateway.url, headers={"x-api-key": TOKEN}, trust_env=False) as client,
+        open_gateway(f"{url}{prefix}", credentials, now=lambda: 1000.0) as gateway,
+        gateway.listening(listener),
+        httpx.AsyncClient(base_url=here, headers={"x-api-key": TOKEN}, trust_env=False) as client,
     ):
-        with gateway.grant(TOKEN) as grant:
-            yield Way(client, gateway, grant, upstream)
+        with gateway.grant(TOKEN, allowance) as grant:
+            yield Way(here, client, gateway, grant, upstream)
         upstream.hold.set()
 
 
@@ -144,7 +151,7 @@ async def test_a_call_that_waits_dies_with_the_run(serve: Serve) -> None:
     ],
 )
 async def test_nothing_else_passes(way: Way, method: str, path: str) -> None:
-    url = httpx.URL(way.gateway.url).copy_with(raw_path=path.encode())
+    url = httpx.URL(way.url).copy_with(raw_path=path.encode())
     answer = await way.client.send(httpx.Request(method, url, headers={"x-api-key": TOKEN}))
     assert answer.status_code == 403
     assert answer.json()["type"] == "error"
@@ -201,9 +208,12 @@ async def test_without_a_key_it_says_so(serve: Serve) -> None:
 
 
 async def test_an_upstream_that_is_not_there_is_an_error_that_is_tried_again() -> None:
+    listener = listen("127.0.0.1", 0)
+    here = url_of(listener)
     async with (
-        serve_gateway("http://127.0.0.1:1", KEY, now=lambda: 0.0) as gateway,
-        httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client,
+        open_gateway("http://127.0.0.1:1", KEY, now=lambda: 0.0) as gateway,
+        gateway.listening(listener),
+        httpx.AsyncClient(base_url=here, trust_env=False) as client,
     ):
         with gateway.grant(TOKEN) as grant:
             answer = await client.post("/v1/messages", content=b"{}", headers={"x-api-key": TOKEN})
