@@ -146,35 +146,16 @@ class ClaudeAgent:
         await processes.reap(root)
         await asyncio.to_thread(processes.note, root, mark)
         try:
-            async with self._doors(order, token, emit) as doors:
-                launch = _Launch(self, order, doors, token, mark)
+            with self.gateway.grant(token, self._allowance(order)) as grant:
+                launch = _Launch(self, order, token, mark)
                 resume = await asyncio.to_thread(has_conversation, order.workspace, order.session_id)
-                record = await launch.once(resume, emit, stop)
+                record = await launch.once(resume, grant, emit, stop)
                 if resume and record.conversation_missing and not stop.is_set():
                     await asyncio.to_thread(set_aside, order.workspace, order.session_id)
-                    record = await launch.once(False, emit, stop)
+                    record = await launch.once(False, grant, emit, stop)
             return outcome_of(record, stopped=stop.is_set(), wants_structure=wants_structure, secret=token)
         finally:
             await _to_the_end(_clean_up(root, mark))
-
-    @contextlib.asynccontextmanager
-    async def _doors(self, order: RunOrder, token: str, emit: Emit) -> AsyncIterator["_Doors"]:
-        """Gateway and egress proxy, each on a port for this run alone. The token is dead before they close."""
-        denials = Denials(emit)
-        with (
-            listen(LOOPBACK, 0) as gate,
-            listen(LOOPBACK, 0) as exit_,
-            self.gateway.grant(token, self._allowance(order)) as grant,
-        ):
-            async with (
-                self.gateway.listening(gate, only=grant),
-                self.egress.listening(exit_, denials.note),
-            ):
-                try:
-                    yield _Doors(grant, url_of(gate), url_of(exit_))
-                finally:
-                    grant.revoke()
-                    denials.close()
 
     def _allowance(self, order: RunOrder) -> Allowance:
         """The budget is the job's, over all its attempts."""
@@ -183,10 +164,9 @@ class ClaudeAgent:
 
 
 @dataclass(frozen=True, slots=True)
-class _Doors:
+class _Network:
     """The two ways out of a run."""
 
-    grant: Grant
     gateway_url: str
     proxy_url: str
 
@@ -197,26 +177,36 @@ class _Launch:
 
     agent: ClaudeAgent
     order: RunOrder
-    doors: _Doors
     token: str
     mark: str
 
-    async def once(self, resume: bool, emit: Emit, stop: Stop) -> Record:
+    async def once(self, resume: bool, grant: Grant, emit: Emit, stop: Stop) -> Record:
         record = Record()
-        options = await asyncio.to_thread(self._prepare, resume, record)
-        conversation = _Conversation(ClaudeSDKClient(options), self.order.prompt, emit, record)
-        talking = asyncio.create_task(conversation.hold())
-        try:
-            await self._until_over(conversation, talking, stop)
-        finally:
-            await _to_the_end(self._finish(conversation, talking))
+        async with self._network(grant, emit) as network:
+            options = await asyncio.to_thread(self._prepare, resume, record, network)
+            conversation = _Conversation(ClaudeSDKClient(options), self.order.prompt, emit, record)
+            talking = asyncio.create_task(conversation.hold())
+            try:
+                await self._until_over(conversation, talking, grant, stop)
+            finally:
+                await _to_the_end(self._finish(conversation, talking))
         if talking.done() and not talking.cancelled():
             talking.result()
-        self._note_calls(record)
+        self._note_calls(record, grant)
         return record
 
-    def _note_calls(self, record: Record) -> None:
-        grant = self.doors.grant
+    @contextlib.asynccontextmanager
+    async def _network(self, grant: Grant, emit: Emit) -> AsyncIterator[_Network]:
+        """Gateway and egress proxy, each on a port for this run alone."""
+        agent, denials = self.agent, Denials(emit)
+        with listen(LOOPBACK, 0) as gateway, listen(LOOPBACK, 0) as egress, contextlib.closing(denials):
+            async with (
+                agent.gateway.listening(gateway, only=grant),
+                agent.egress.listening(egress, denials.note),
+            ):
+                yield _Network(url_of(gateway), url_of(egress))
+
+    def _note_calls(self, record: Record, grant: Grant) -> None:
         record.unreachable = grant.unreachable
         record.resets_at = record.resets_at or grant.resets_at
         record.over_budget = grant.over_budget.is_set()
@@ -230,15 +220,15 @@ class _Launch:
         )
 
     async def _until_over(
-        self, conversation: "_Conversation", talking: "asyncio.Task[None]", stop: Stop
+        self, conversation: "_Conversation", talking: "asyncio.Task[None]", grant: Grant, stop: Stop
     ) -> None:
         told = asyncio.create_task(stop.wait())
-        spent = asyncio.create_task(self.doors.grant.over_budget.wait())
+        spent = asyncio.create_task(grant.over_budget.wait())
         try:
             await asyncio.wait({talking, told, spent}, return_when=asyncio.FIRST_COMPLETED)
             if told.done():
                 # A lost lease is one of the reasons, and for none of them is another call wanted.
-                self.doors.grant.revoke()
+                grant.revoke()
             if not talking.done():
                 await conversation.interrupt(talking, self.agent.settings.stop_grace_seconds)
         finally:
@@ -268,13 +258,13 @@ class _Launch:
                 talking.cancel()
                 return
 
-    def _prepare(self, resume: bool, record: Record) -> ClaudeAgentOptions:
+    def _prepare(self, resume: bool, record: Record, network: _Network) -> ClaudeAgentOptions:
         agent, order = self.agent, self.order
         view = agent.tier.view(order.workspace)
         names = environment(
             view,
-            gateway=self.doors.gateway_url,
-            proxy=self.doors.proxy_url,
+            gateway=network.gateway_url,
+            proxy=network.proxy_url,
             token=self.token,
             mark=self.mark,
             project=order.workspace.transcripts.name,
