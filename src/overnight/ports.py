@@ -312,7 +312,8 @@ class Workspace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOrder:
-    """All that the agent needs for one attempt. `prompt` is final (a continuation has been put into words)."""
+    """All that the agent needs for one attempt. `prompt` is final (a continuation has been put into words);
+    `spent_usd` is what earlier attempts of the job cost."""
 
     job_id: str
     attempt: int
@@ -320,6 +321,7 @@ class RunOrder:
     prompt: str
     request: JobRequest
     workspace: Workspace
+    spent_usd: float = 0.0
 
 
 class Stop(Protocol):

@@ -13,6 +13,8 @@ BACKLOG = 2048
 HEAD_SECONDS = 10.0
 MAX_HEAD_BYTES = 48 * 1024
 """Twice what an application takes of headers and target, which it refuses in words. Past this we hang up."""
+TARGET = "overnight.target"
+"""Extension of the scope: `{"raw": bytes}`, the request target as it was sent. ASGI keeps only its path."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -82,6 +84,7 @@ class PromptHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._stop_waiting()
+        self.scope["extensions"] = {TARGET: {"raw": self.url}}
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:

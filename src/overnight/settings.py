@@ -13,6 +13,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from overnight.domain.address import CallbackPolicy
+from overnight.domain.egress import EgressPolicy, allowed_host
 from overnight.domain.retry import RetryPolicy
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -100,6 +101,18 @@ class Settings(BaseSettings):
         (),
         description="More directories that runs may read, colon separated (a toolchain outside /usr, say).",
     )
+    egress: Literal["off", "allowlist", "public"] = Field(
+        "public",
+        description="Where runs may connect to, by the worker's proxy, on ports 80 and 443: nowhere, to the hosts of "
+        "OVERNIGHT_EGRESS_ALLOW, or to every public address.",
+    )
+    egress_allow: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Hosts of `allowlist`: exact names or `*.suffix`, comma separated."
+    )
+    egress_allow_private: Annotated[tuple[Network, ...], NoDecode] = Field(
+        (),
+        description="Networks, as CIDR, comma separated, that runs may connect to although they are private.",
+    )
     setting_sources: Annotated[tuple[Literal["user", "project", "local"], ...], NoDecode] = Field(
         (),
         description="Claude Code's own settings to load from the workspace, comma separated. Hooks and servers in "
@@ -147,8 +160,10 @@ class Settings(BaseSettings):
         "retry_delays",
         "archive_exclude",
         "callback_allow_private",
-        "setting_sources",
         "allowed_hosts",
+        "egress_allow",
+        "egress_allow_private",
+        "setting_sources",
         mode="before",
     )
     @classmethod
@@ -159,6 +174,11 @@ class Settings(BaseSettings):
     @classmethod
     def _split_colons(cls, value: Any) -> Any:
         return _split(value, ":")
+
+    @field_validator("egress_allow")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(allowed_host(entry) for entry in value)
 
     @field_validator("data")
     @classmethod
@@ -174,6 +194,14 @@ class Settings(BaseSettings):
     @property
     def callback_policy(self) -> CallbackPolicy:
         return CallbackPolicy(allow_http=self.callback_allow_http, allow_private=self.callback_allow_private)
+
+    @property
+    def egress_policy(self) -> EgressPolicy:
+        return EgressPolicy(
+            mode=self.egress,
+            allow=self.egress_allow,
+            addresses=CallbackPolicy(allow_private=self.egress_allow_private),
+        )
 
 
 def load(**overrides: Any) -> Settings:

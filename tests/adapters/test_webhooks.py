@@ -29,15 +29,14 @@ from standardwebhooks import Webhook
 from overnight.adapters.webhooks import (
     DEFAULT_DEADLINES,
     Deadlines,
-    Resolver,
     WebhookSender,
     default_tls,
     parse_retry_after,
-    system_resolver,
 )
 from overnight.domain.callback_url import CallbackPolicy
 from overnight.domain.signature import new_secret, parse_secret, sign
 from overnight.ports import Receipt
+from overnight.resolving import Resolver, system_resolver
 
 # A busy machine is no failure.
 steady = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -15,6 +15,7 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from overnight.agent import processes
+from overnight.agent.grants import Allowance
 from overnight.agent.run import ClaudeAgent, claude_agent
 from overnight.domain.job import JobRequest
 from overnight.domain.outcome import Outcome
@@ -123,7 +124,7 @@ class Stage:
         self.events.append((kind, fields))
         self._news.set()
 
-    def start(self, prompt: str, **options: Any) -> "asyncio.Task[Outcome]":
+    def start(self, prompt: str, *, spent_usd: float = 0.0, **options: Any) -> "asyncio.Task[Outcome]":
         self.events.clear()
         self.stop = Order()
         order = RunOrder(
@@ -133,6 +134,7 @@ class Stage:
             prompt=prompt,
             request=JobRequest(prompt=prompt, **options),
             workspace=self.workspace,
+            spent_usd=spent_usd,
         )
         return asyncio.create_task(self.agent.run(order, emit=self.emit, stop=self.stop))
 
@@ -198,7 +200,9 @@ Staging = Callable[..., contextlib.AbstractAsyncContextManager[Stage]]
 @pytest.fixture
 def stage(tmp_path: Path) -> Staging:
     @contextlib.asynccontextmanager
-    async def staged(isolation: str = "namespace", **settings: Any) -> AsyncIterator[Stage]:
+    async def staged(
+        isolation: str = "namespace", *, allowance: Allowance | None = None, **settings: Any
+    ) -> AsyncIterator[Stage]:
         api = Recorder(rehearsal_app(new_id=lambda: secrets.token_hex(12), now=time.time))
         async with served(api) as url:
             given: dict[str, Any] = {
@@ -210,7 +214,10 @@ def stage(tmp_path: Path) -> Staging:
                 "stop_grace_seconds": 5.0,
             }
             options = Settings(**(given | settings))
-            async with claude_agent(options, clock=WallClock(), entropy=Chance()) as agent:
+            allowed = allowance or Allowance()
+            async with claude_agent(
+                options, clock=WallClock(), entropy=Chance(), allow=lambda _: allowed
+            ) as agent:
                 yield Stage(agent, workspace_at(tmp_path / "workspace"), api)
 
     return staged

@@ -13,7 +13,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp
 
-from overnight.agent.gateway import Gateway, Grant, resets_at, serve_gateway
+from overnight.agent.gateway import Gateway, open_gateway, resets_at
+from overnight.agent.grants import Allowance, Grant
+from overnight.serving import listen, url_of
 
 TOKEN = "token-of-the-run"
 KEY = {"x-api-key": "the-real-key"}
@@ -44,8 +46,9 @@ class Upstream:
 
 @dataclass
 class Way:
-    """A client, through the gateway, to the upstream."""
+    """A client, through the gateway at `url`, to the upstream."""
 
+    url: str
     client: httpx.AsyncClient
     gateway: Gateway
     grant: Grant
@@ -53,15 +56,19 @@ class Way:
 
 
 @contextlib.asynccontextmanager
-async def laid(serve: Serve, credentials: dict[str, str], prefix: str = "") -> AsyncIterator[Way]:
-    upstream = Upstream()
+async def laid(
+    serve: Serve, credentials: dict[str, str], prefix: str = "", allowance: Allowance | None = None
+) -> AsyncIterator[Way]:
+    upstream, listener = Upstream(), listen("127.0.0.1", 0)
+    here = url_of(listener)
     async with (
         serve(upstream) as url,
-        serve_gateway(f"{url}{prefix}", credentials, now=lambda: 1000.0) as gateway,
-        httpx.AsyncClient(base_url=gateway.url, headers={"x-api-key": TOKEN}, trust_env=False) as client,
+        open_gateway(f"{url}{prefix}", credentials, now=lambda: 1000.0) as gateway,
+        gateway.listening(listener),
+        httpx.AsyncClient(base_url=here, headers={"x-api-key": TOKEN}, trust_env=False) as client,
     ):
-        with gateway.grant(TOKEN) as grant:
-            yield Way(client, gateway, grant, upstream)
+        with gateway.grant(TOKEN, allowance) as grant:
+            yield Way(here, client, gateway, grant, upstream)
         upstream.hold.set()
 
 
@@ -144,7 +151,7 @@ async def test_a_call_that_waits_dies_with_the_run(serve: Serve) -> None:
     ],
 )
 async def test_nothing_else_passes(way: Way, method: str, path: str) -> None:
-    url = httpx.URL(way.gateway.url).copy_with(raw_path=path.encode())
+    url = httpx.URL(way.url).copy_with(raw_path=path.encode())
     answer = await way.client.send(httpx.Request(method, url, headers={"x-api-key": TOKEN}))
     assert answer.status_code == 403
     assert answer.json()["type"] == "error"
@@ -201,9 +208,12 @@ async def test_without_a_key_it_says_so(serve: Serve) -> None:
 
 
 async def test_an_upstream_that_is_not_there_is_an_error_that_is_tried_again() -> None:
+    listener = listen("127.0.0.1", 0)
+    here = url_of(listener)
     async with (
-        serve_gateway("http://127.0.0.1:1", KEY, now=lambda: 0.0) as gateway,
-        httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client,
+        open_gateway("http://127.0.0.1:1", KEY, now=lambda: 0.0) as gateway,
+        gateway.listening(listener),
+        httpx.AsyncClient(base_url=here, trust_env=False) as client,
     ):
         with gateway.grant(TOKEN) as grant:
             answer = await client.post("/v1/messages", content=b"{}", headers={"x-api-key": TOKEN})
@@ -232,3 +242,78 @@ async def test_it_notes_when_a_rate_limit_is_over(way: Way) -> None:
 )
 def test_reset_times(headers: dict[str, str], at: float | None) -> None:
     assert resets_at(headers, 1000.0) == at
+
+
+async def test_a_listener_of_one_run_knows_no_other_token(way: Way) -> None:
+    listener = listen("127.0.0.1", 0)
+    here = url_of(listener)
+    with way.gateway.grant("second") as second:
+        async with way.gateway.listening(listener, only=second):
+            mine = await way.client.get(f"{here}/v1/models", headers={"x-api-key": "second"})
+            foreign = await way.client.get(f"{here}/v1/models")
+    assert (mine.status_code, foreign.status_code) == (200, 401)
+
+
+async def test_a_revoked_token_is_dead_though_the_grant_lasts(way: Way) -> None:
+    way.grant.revoke()
+    assert (await way.client.get("/v1/models")).status_code == 401
+
+
+async def test_a_stream_ends_when_its_token_is_revoked(way: Way) -> None:
+    left = asyncio.Event()
+
+    async def parts() -> AsyncIterator[bytes]:
+        try:
+            yield b"first"
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+
+    way.upstream.answers["/v1/messages"] = lambda: StreamingResponse(parts(), media_type="text/event-stream")
+    async with way.client.stream("POST", "/v1/messages", content=b"{}", timeout=10) as answer:
+        stream = answer.aiter_raw()
+        assert await anext(stream) == b"first"
+        way.grant.revoke()
+        assert [part async for part in stream] == []
+    await asyncio.wait_for(left.wait(), 10)
+
+
+async def test_a_client_that_leaves_ends_the_call(way: Way) -> None:
+    left = asyncio.Event()
+
+    async def parts() -> AsyncIterator[bytes]:
+        try:
+            yield b"first"
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+
+    way.upstream.answers["/v1/messages"] = lambda: StreamingResponse(parts(), media_type="text/event-stream")
+    async with way.client.stream("POST", "/v1/messages", content=b"{}") as answer:
+        await anext(answer.aiter_raw())
+    await asyncio.wait_for(left.wait(), 10)
+
+
+@pytest.mark.parametrize("target", ["http://example.com/v1/models", "HTTP://127.0.0.1/v1/models"])
+async def test_it_is_no_proxy(way: Way, target: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(way.url.rpartition(":")[2]))
+    writer.write(
+        f"GET {target} HTTP/1.1\r\nhost: x\r\nx-api-key: {TOKEN}\r\nconnection: close\r\n\r\n".encode()
+    )
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert head.startswith(b"HTTP/1.1 400")
+    assert b'"invalid_request_error"' in body
+    assert way.upstream.seen == []
+
+
+async def test_the_answer_is_asked_for_uncompressed(way: Way) -> None:
+    await way.client.post("/v1/messages", content=b"{}", headers={"accept-encoding": "gzip"})
+    assert way.upstream.seen[0].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"not json", b'{"model": 7}', b'{"max_tokens": "many"}'])
+async def test_what_is_no_request_goes_no_further(way: Way, body: bytes) -> None:
+    answer = await way.client.post("/v1/messages", content=body)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert way.upstream.seen == []

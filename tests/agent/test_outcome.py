@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from claude_agent_sdk import (
-    AssistantMessage,
     CLIConnectionError,
     CLIJSONDecodeError,
     CLINotFoundError,
@@ -17,6 +16,7 @@ from claude_agent_sdk import (
 )
 
 from overnight.agent.outcome import Record, code_of_status, outcome_of
+from overnight.agent.prices import Metered
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import Usage
 from overnight.domain.outcome import Ending, Outcome
@@ -159,13 +159,23 @@ def test_what_the_gateway_saw_beats_its_own_answer() -> None:
     assert judge(api_failure(502), unreachable=True).code is ErrorCode.API_UNREACHABLE
 
 
-def test_without_a_result_usage_is_counted_from_the_messages_once_each() -> None:
-    def said(identity: str, tokens: int) -> AssistantMessage:
-        return AssistantMessage(content=[], model="m", message_id=identity, usage={"output_tokens": tokens})
-
-    outcome = judge(said("a", 1), said("a", 4), said("b", 2), stopped=True)
+def test_without_a_result_usage_and_cost_are_those_that_the_gateway_counted() -> None:
+    counted = Metered(Usage(output_tokens=6), 0.25)
+    outcome = judge(stopped=True, metered=counted)
     assert outcome.usage == Usage(output_tokens=6)
-    assert outcome.session_cost_usd is None
+    assert (outcome.session_cost_usd, outcome.counted_cost_usd) == (None, 0.25)
+    assert judge(result(), metered=counted).counted_cost_usd is None, "its own total counts"
+
+
+def test_what_is_over_budget_is_not_tried_again_whatever_else_happened() -> None:
+    for seen in (
+        {"error": ProcessError("died", exit_code=1)},
+        {"stopped": True},
+        {"result": api_failure(429)},
+        {"rejected": True},
+    ):
+        assert judge(over_budget=True, **seen).code is ErrorCode.BUDGET_EXCEEDED
+    assert judge(result(), over_budget=True).ending is Ending.DONE, "the work is done and paid for"
 
 
 def test_the_last_words_are_told_without_the_token() -> None:
@@ -189,7 +199,7 @@ def test_the_last_words_are_told_without_the_token() -> None:
 def test_a_missing_conversation_is_known(seen: Record) -> None:
     assert seen.conversation_missing
     assert not Record(error=Exception("other")).conversation_missing
-    seen.usage_by_message["m"] = Usage()
+    seen.has_spoken = True
     assert not seen.conversation_missing, "the agent was at work: the words may be its own"
 
 

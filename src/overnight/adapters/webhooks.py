@@ -9,20 +9,19 @@ import asyncio
 import re
 import socket
 import ssl
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from threading import Thread
 
 import httpcore
 
 from overnight.domain.address import Address, CallbackPolicy, may_dial
 from overnight.domain.callback_url import LOCALHOST, CallbackUrl, CallbackUrlRefused, parse_callback_url
 from overnight.ports import Clock, Receipt
+from overnight.resolving import Resolver, resolve, system_resolver
 
 MAX_REPLY_BYTES = 64 * 1024
 MAX_ADDRESSES = 4
@@ -33,9 +32,6 @@ _HEADER_VALUE = re.compile(r"[\x20-\x7e\t]*")
 _OWN_HEADERS = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "accept-encoding", "expect", "upgrade"}
 )
-
-Resolver = Callable[[str, int], Sequence[str]]
-"""Host and port to addresses in text, a scope id included (`fe80::1%eth0`). Blocks; may raise OSError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,18 +46,6 @@ class Deadlines:
 
 
 DEFAULT_DEADLINES = Deadlines()
-
-
-def system_resolver(host: str, port: int) -> Sequence[str]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(_address_text(sockaddr) for *_, sockaddr in found))
-
-
-def _address_text(sockaddr: tuple[str | int | bytes, ...]) -> str:
-    """IPv6 answers have four parts; the last is the scope id."""
-    address = str(sockaddr[0])
-    scope = int(sockaddr[3]) if len(sockaddr) == 4 else 0
-    return f"{address}%{scope}" if scope and "%" not in address else address
 
 
 def default_tls() -> ssl.SSLContext:
@@ -147,12 +131,8 @@ class WebhookSender:
         return opened
 
     async def _resolve(self, host: str, port: int) -> Sequence[str]:
-        """In a thread of its own: names whose servers hang must not use up the threads that others wait for."""
-        answer: Future[Sequence[str]] = Future()
-        Thread(target=_settle, args=(answer, self._resolver, host, port), name="resolve", daemon=True).start()
         try:
-            async with asyncio.timeout(self._deadlines.resolve):
-                found = await asyncio.wrap_future(answer)
+            found = await resolve(self._resolver, host, port, seconds=self._deadlines.resolve)
         except (OSError, UnicodeError):  # TimeoutError is an OSError
             raise _Failed("dns") from None
         if not found:
@@ -232,15 +212,6 @@ def _checked_headers(headers: Mapping[str, str]) -> list[tuple[str, str]]:
         if name.lower() in _OWN_HEADERS:
             raise ValueError("a header is one that the sender sets itself")
     return list(headers.items())
-
-
-def _settle(answer: Future[Sequence[str]], resolver: Resolver, host: str, port: int) -> None:
-    if not answer.set_running_or_notify_cancel():
-        return
-    try:
-        answer.set_result(resolver(host, port))
-    except Exception as error:  # noqa: BLE001 - goes on to the one who waits for the answer
-        answer.set_exception(error)
 
 
 def _parsed(answers: Sequence[str]) -> Sequence[Address]:

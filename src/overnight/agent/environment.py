@@ -18,6 +18,10 @@ STREAM_IDLE_MS = 120_000
 """A stream that is silent for so long is cut and asked for again; the API sends pings far more often."""
 
 
+HERE = "127.0.0.1,localhost,::1"
+"""Not by the proxy: the gateway, and what the agent itself serves."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """Where the agent finds things. In a sandbox these are not the paths of the host.
@@ -33,7 +37,15 @@ class View:
 
 
 def environment(
-    view: View, *, gateway: str, token: str, mark: str, project: str, api_retries: int, as_root: bool
+    view: View,
+    *,
+    gateway: str,
+    proxy: str,
+    token: str,
+    mark: str,
+    project: str,
+    api_retries: int,
+    as_root: bool,
 ) -> dict[str, str]:
     """`token` opens nothing but the gateway, and only while the run lasts. `project` names the folder of the
     conversation, which would otherwise follow the path of the working directory."""
@@ -58,7 +70,13 @@ def environment(
         "CLAUDE_ENABLE_BYTE_WATCHDOG": "1",
     }
     # Claude Code refuses bypassPermissions to root unless it is told that the machine is expendable.
-    return names | ({"IS_SANDBOX": "1"} if as_root else {})
+    return names | proxy_environment(proxy) | ({"IS_SANDBOX": "1"} if as_root else {})
+
+
+def proxy_environment(proxy_url: str) -> dict[str, str]:
+    """Programs disagree about the case: curl reads `http_proxy` in lower case only."""
+    names = {"HTTPS_PROXY": proxy_url, "HTTP_PROXY": proxy_url, "NO_PROXY": HERE}
+    return names | {name.lower(): value for name, value in names.items()}
 
 
 def python_prefix() -> Path:

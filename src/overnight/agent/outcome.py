@@ -20,6 +20,7 @@ from claude_agent_sdk import (
     SystemMessage,
 )
 
+from overnight.agent.prices import Metered
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import Usage
 from overnight.domain.outcome import Ending, Outcome, failed
@@ -32,15 +33,18 @@ STDERR_LINES = 20
 
 @dataclass(slots=True)
 class Record:
-    """What was seen of a run. `unreachable` and `resets_at` also come from the gateway, which sees the API."""
+    """What was seen of a run. The gateway, which sees the API, says whether it was `unreachable`, when a rate
+    limit `resets_at`, what was `metered`, and whether that was `over_budget`."""
 
     result: ResultMessage | None = None
     error: Exception | None = None
     rejected: bool = False
     unreachable: bool = False
     resets_at: float | None = None
+    metered: Metered = field(default_factory=Metered)
+    over_budget: bool = False
     stderr: deque[str] = field(default_factory=lambda: deque(maxlen=STDERR_LINES))
-    usage_by_message: dict[str, Usage] = field(default_factory=dict)
+    has_spoken: bool = False
 
     def note(self, message: Any) -> None:
         match message:
@@ -51,8 +55,8 @@ class Record:
                 self.rejected = self.rejected or message.data.get("error_status") == 401
             case RateLimitEvent() if message.rate_limit_info.resets_at is not None:
                 self.resets_at = float(message.rate_limit_info.resets_at)
-            case AssistantMessage(message_id=str(identity), usage=dict(usage)):
-                self.usage_by_message[identity] = _usage(usage)
+            case AssistantMessage(message_id=str()):
+                self.has_spoken = True
             case _:
                 pass
 
@@ -63,7 +67,7 @@ class Record:
         Only before anything was said: later, the same words could come from the agent.
         """
         result = self.result
-        if self.usage_by_message or (result is not None and not result.is_error):
+        if self.has_spoken or (result is not None and not result.is_error):
             return False
         said = [*((result.errors or ()) if result else ()), *self.stderr, str(self.error or "")]
         return any("No conversation found" in text for text in said)
@@ -74,6 +78,7 @@ def outcome_of(record: Record, *, stopped: bool, wants_structure: bool, secret: 
     bare = _bare_outcome(record, stopped=stopped, wants_structure=wants_structure)
     message = bare.message.replace(secret, "[token]") if bare.message and secret else bare.message
     result = record.result
+    total = result.total_cost_usd if result else None
     return Outcome(
         ending=bare.ending,
         result=bare.result,
@@ -83,7 +88,8 @@ def outcome_of(record: Record, *, stopped: bool, wants_structure: bool, secret: 
         resume_at=record.resets_at if bare.code is ErrorCode.RATE_LIMITED else None,
         usage=_usage_so_far(record),
         num_turns=result.num_turns if result else 0,
-        session_cost_usd=result.total_cost_usd if result else None,
+        session_cost_usd=total,
+        counted_cost_usd=record.metered.cost_usd if total is None else None,
     )
 
 
@@ -92,6 +98,8 @@ def _bare_outcome(record: Record, *, stopped: bool, wants_structure: bool) -> Ou
     if result is not None and not result.is_error and result.subtype == "success":
         # Also if it was told to stop in its last moment: work that is done and paid for counts.
         return _done(result, wants_structure)
+    if record.over_budget:
+        return _over_budget()
     if stopped:
         return Outcome(ending=Ending.INTERRUPTED)
     if record.rejected:
@@ -125,10 +133,7 @@ def _failed_result(result: ResultMessage, record: Record) -> Outcome:
             f"Claude Code used up its turns (max_turns). {KEPT} Go on with a next job of the session.",
         )
     if result.subtype == "error_max_budget_usd":
-        return failed(
-            ErrorCode.BUDGET_EXCEEDED,
-            f"The run cost more than max_budget_usd. {KEPT} Go on with a next job of the session.",
-        )
+        return _over_budget()
     if result.subtype == "error_max_structured_output_retries":
         return _done(result, wants_structure=True)
     if "prompt is too long" in said.lower():
@@ -146,6 +151,14 @@ def _failed_result(result: ResultMessage, record: Record) -> Outcome:
     return failed(
         ErrorCode.API_ERROR if result.terminal_reason == "api_error" else ErrorCode.AGENT_CRASHED,
         f"Claude Code ended with an error ({result.terminal_reason or result.subtype}): {said} {KEPT}",
+    )
+
+
+def _over_budget() -> Outcome:
+    return failed(
+        ErrorCode.BUDGET_EXCEEDED,
+        "The job was stopped because it used up its budget (max_budget_usd, or that of its API key). "
+        f"{KEPT} Go on with a next job of the session.",
     )
 
 
@@ -233,10 +246,12 @@ def _last_words(record: Record) -> str:
 
 
 def _usage_so_far(record: Record) -> Usage:
-    """The result counts the run; without one, the messages that came do."""
-    if record.result is not None and record.result.usage is not None:
-        return _usage(record.result.usage)
-    return sum(record.usage_by_message.values(), Usage())
+    """The result counts the run. Where there is none, or it came too early (that of an interrupted call is all
+    zeros), the gateway has seen more."""
+    if record.result is None or record.result.usage is None:
+        return record.metered.usage
+    told = Metered(_usage(record.result.usage))
+    return max(told, record.metered, key=lambda counted: counted.tokens).usage
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage:

@@ -7,6 +7,7 @@ nothing is left is looked at before `run` returns. A run that must stop goes dow
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -26,8 +27,11 @@ from claude_agent_sdk import (
 )
 
 from overnight.agent import processes
+from overnight.agent.denials import Denials
+from overnight.agent.egress import Egress
 from overnight.agent.environment import environment
-from overnight.agent.gateway import Gateway, Grant, serve_gateway
+from overnight.agent.gateway import Gateway, open_gateway
+from overnight.agent.grants import Allowance, Grant
 from overnight.agent.isolation import IsolationUnavailable, choose_tier
 from overnight.agent.messages import events_of
 from overnight.agent.options import has_conversation, options_for, set_aside, write_system_prompt
@@ -36,27 +40,52 @@ from overnight.agent.tiers import RUN_DIRECTORY, Tier
 from overnight.domain.errors import ErrorCode
 from overnight.domain.outcome import Ending, Outcome, failed
 from overnight.ports import Clock, Entropy, RunOrder, Stop
+from overnight.resolving import Resolver, system_resolver
+from overnight.serving import listen, url_of
 from overnight.settings import Settings
 
 __all__ = ["ClaudeAgent", "IsolationUnavailable", "claude_agent"]
 
+LOOPBACK = "127.0.0.1"
 HANG_UP_SECONDS = 2.0
 """For the CLI to leave once its input is closed; it needs 0.1 s. After that it is killed."""
 
 Emit = Callable[[str, Mapping[str, Any]], None]
+Allow = Callable[[RunOrder], Allowance]
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 
+def unlimited(_order: RunOrder) -> Allowance:
+    return Allowance()
+
+
 @contextlib.asynccontextmanager
-async def claude_agent(settings: Settings, *, clock: Clock, entropy: Entropy) -> AsyncIterator["ClaudeAgent"]:
-    """Choose the tier and start the gateway. Raises IsolationUnavailable, FileNotFoundError (no CLI)."""
+async def claude_agent(
+    settings: Settings,
+    *,
+    clock: Clock,
+    entropy: Entropy,
+    allow: Allow = unlimited,
+    resolver: Resolver = system_resolver,
+) -> AsyncIterator["ClaudeAgent"]:
+    """Choose the tier and open the gateway. `allow` says what the owner of a job may use; the job's own budget
+    comes on top. Raises IsolationUnavailable, FileNotFoundError (no CLI)."""
     cli = find_cli()
     await asyncio.to_thread(settings.data.mkdir, mode=0o700, parents=True, exist_ok=True)
     tier = await choose_tier(settings.isolation, data=settings.data, readable=settings.sandbox_readable)
-    async with serve_gateway(settings.anthropic_base_url, _credentials(settings), now=clock.now) as gateway:
-        yield ClaudeAgent(settings=settings, tier=tier, gateway=gateway, entropy=entropy, cli=cli)
+    egress = Egress(settings.egress_policy, resolver)
+    async with open_gateway(settings.anthropic_base_url, _credentials(settings), now=clock.now) as gateway:
+        yield ClaudeAgent(
+            settings=settings,
+            tier=tier,
+            gateway=gateway,
+            egress=egress,
+            allow=allow,
+            entropy=entropy,
+            cli=cli,
+        )
 
 
 def find_cli() -> Path:
@@ -85,6 +114,8 @@ class ClaudeAgent:
     settings: Settings
     tier: Tier
     gateway: Gateway
+    egress: Egress
+    allow: Allow
     entropy: Entropy
     cli: Path
 
@@ -115,7 +146,7 @@ class ClaudeAgent:
         await processes.reap(root)
         await asyncio.to_thread(processes.note, root, mark)
         try:
-            with self.gateway.grant(token) as grant:
+            with self.gateway.grant(token, self._allowance(order)) as grant:
                 launch = _Launch(self, order, token, mark)
                 resume = await asyncio.to_thread(has_conversation, order.workspace, order.session_id)
                 record = await launch.once(resume, grant, emit, stop)
@@ -125,6 +156,19 @@ class ClaudeAgent:
             return outcome_of(record, stopped=stop.is_set(), wants_structure=wants_structure, secret=token)
         finally:
             await _to_the_end(_clean_up(root, mark))
+
+    def _allowance(self, order: RunOrder) -> Allowance:
+        """The budget is the job's, over all its attempts."""
+        allowed, budget = self.allow(order), order.request.max_budget_usd
+        return allowed if budget is None else dataclasses.replace(allowed, usd=budget - order.spent_usd)
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """The two ways out of a run."""
+
+    gateway_url: str
+    proxy_url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,29 +182,58 @@ class _Launch:
 
     async def once(self, resume: bool, grant: Grant, emit: Emit, stop: Stop) -> Record:
         record = Record()
-        options = await asyncio.to_thread(self._prepare, resume, record)
-        conversation = _Conversation(ClaudeSDKClient(options), self.order.prompt, emit, record)
-        talking = asyncio.create_task(conversation.hold())
-        try:
-            await self._until_over(conversation, talking, stop)
-        finally:
-            await _to_the_end(self._finish(conversation, talking))
+        async with self._network(grant, emit) as network:
+            options = await asyncio.to_thread(self._prepare, resume, record, network)
+            conversation = _Conversation(ClaudeSDKClient(options), self.order.prompt, emit, record)
+            talking = asyncio.create_task(conversation.hold())
+            try:
+                await self._until_over(conversation, talking, grant, stop)
+            finally:
+                await _to_the_end(self._finish(conversation, talking))
         if talking.done() and not talking.cancelled():
             talking.result()
-        record.unreachable = grant.unreachable
-        record.resets_at = record.resets_at or grant.resets_at
+        self._note_calls(record, grant)
         return record
 
+    @contextlib.asynccontextmanager
+    async def _network(self, grant: Grant, emit: Emit) -> AsyncIterator[_Network]:
+        """Gateway and egress proxy, each on a port for this run alone."""
+        agent, denials = self.agent, Denials(emit)
+        with listen(LOOPBACK, 0) as gateway, listen(LOOPBACK, 0) as egress, contextlib.closing(denials):
+            async with (
+                agent.gateway.listening(gateway, only=grant),
+                agent.egress.listening(egress, denials.note),
+            ):
+                yield _Network(url_of(gateway), url_of(egress))
+
+    def _note_calls(self, record: Record, grant: Grant) -> None:
+        record.unreachable = grant.unreachable
+        record.resets_at = record.resets_at or grant.resets_at
+        record.over_budget = grant.over_budget.is_set()
+        record.metered = grant.used
+        _log.info(
+            "job %s, attempt %d: %d tokens, $%.6f by the gateway's count",
+            self.order.job_id,
+            self.order.attempt,
+            record.metered.tokens,
+            record.metered.cost_usd,
+        )
+
     async def _until_over(
-        self, conversation: "_Conversation", talking: "asyncio.Task[None]", stop: Stop
+        self, conversation: "_Conversation", talking: "asyncio.Task[None]", grant: Grant, stop: Stop
     ) -> None:
         told = asyncio.create_task(stop.wait())
+        spent = asyncio.create_task(grant.over_budget.wait())
         try:
-            await asyncio.wait({talking, told}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({talking, told, spent}, return_when=asyncio.FIRST_COMPLETED)
+            if told.done():
+                # A lost lease is one of the reasons, and for none of them is another call wanted.
+                grant.revoke()
             if not talking.done():
                 await conversation.interrupt(talking, self.agent.settings.stop_grace_seconds)
         finally:
             told.cancel()
+            spent.cancel()
 
     async def _finish(self, conversation: "_Conversation", talking: "asyncio.Task[None]") -> None:
         hanging_up = None
@@ -185,12 +258,13 @@ class _Launch:
                 talking.cancel()
                 return
 
-    def _prepare(self, resume: bool, record: Record) -> ClaudeAgentOptions:
+    def _prepare(self, resume: bool, record: Record, network: _Network) -> ClaudeAgentOptions:
         agent, order = self.agent, self.order
         view = agent.tier.view(order.workspace)
         names = environment(
             view,
-            gateway=agent.gateway.url,
+            gateway=network.gateway_url,
+            proxy=network.proxy_url,
             token=self.token,
             mark=self.mark,
             project=order.workspace.transcripts.name,

@@ -1,7 +1,8 @@
 """Which network addresses a webhook may be sent to (facts: security 5.3 and 5.4)."""
 
+import re
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -76,6 +77,28 @@ _NAMED_ALONE: tuple[Network, ...] = (
     IPv6Network("2002::/16"),
 )
 _NAT64 = IPv6Network("64:ff9b::/96")
+
+_V6_CHARACTERS = re.compile(r"[0-9A-Fa-f:.]+")
+_NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
+
+
+def literal_address(host: str) -> Address | None:
+    """The address that the host of a URL is, IPv6 in brackets; None if it is a name.
+
+    It must be spelled in the canonical way: resolvers read hosts that end in a number as addresses too, in octal,
+    hexadecimal or with parts left out. Raises AddressValueError.
+    """
+    if host.startswith("["):
+        return _ipv6(host.removeprefix("[").removesuffix("]"))
+    last = host.removesuffix(".").rpartition(".")[2]
+    return IPv4Address(host) if _NUMBER.fullmatch(last) else None
+
+
+def _ipv6(text: str) -> Address:
+    """An IPv4-mapped address becomes the IPv4 address that it means, so that it has one spelling."""
+    if _V6_CHARACTERS.fullmatch(text) is None:
+        raise AddressValueError
+    return unwrapped(IPv6Address(text))
 
 
 def unwrapped(address: Address) -> Address:

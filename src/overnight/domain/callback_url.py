@@ -6,10 +6,17 @@ and no two parsers can disagree about the host. Only the normalised form is stor
 
 import re
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from ipaddress import AddressValueError, IPv6Address
 from typing import Literal
 
-from overnight.domain.address import Address, CallbackPolicy, is_opened, may_dial, opens_loopback, unwrapped
+from overnight.domain.address import (
+    Address,
+    CallbackPolicy,
+    is_opened,
+    literal_address,
+    may_dial,
+    opens_loopback,
+)
 
 __all__ = ["CallbackPolicy", "CallbackUrl", "CallbackUrlRefused", "Reason", "parse_callback_url"]
 
@@ -24,8 +31,6 @@ _SHAPE = re.compile(
 )
 _AUTHORITY = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<name>[^\[\]:]*))(?P<colon>:(?P<port>.*))?")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
-_V6_CHARACTERS = re.compile(r"[0-9A-Fa-f:.]+")
-_NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _RESERVED = (".localhost", ".local", ".localdomain", ".internal", ".home.arpa", ".arpa", ".onion")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -128,26 +133,9 @@ def _split_authority(authority: str) -> tuple[str, str | None]:
 def _literal(host: str) -> Address | None:
     """The address that a host is, or None if it is a name."""
     try:
-        if host.startswith("["):
-            return _ipv6(host[1:-1])
-        if _ends_in_a_number(host):
-            return IPv4Address(host)  # takes the canonical form only
+        return literal_address(host)
     except AddressValueError:
         raise _host_refused() from None
-    return None
-
-
-def _ipv6(text: str) -> Address:
-    """An IPv4-mapped address becomes the IPv4 address that it means, so that it has one spelling."""
-    if _V6_CHARACTERS.fullmatch(text) is None:
-        raise AddressValueError
-    return unwrapped(IPv6Address(text))
-
-
-def _ends_in_a_number(host: str) -> bool:
-    """Resolvers read such hosts as addresses, in octal, hexadecimal or with parts left out."""
-    last = host.removesuffix(".").rpartition(".")[2]
-    return _NUMBER.fullmatch(last) is not None
 
 
 def _name(host: str, policy: CallbackPolicy) -> str:

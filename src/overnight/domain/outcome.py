@@ -18,7 +18,8 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """`session_cost_usd` is Claude Code's running total for the conversation, None if it reported none.
+    """`session_cost_usd` is Claude Code's running total for the conversation, None if it reported none; then
+    `counted_cost_usd` is what the gateway counted for this attempt.
 
     `code` and `message` are set exactly when `ending` is FAILED. `resume_at` (Unix seconds) is when the API
     said that its rate limit resets.
@@ -30,6 +31,7 @@ class Outcome:
     usage: Usage = field(default_factory=Usage)
     num_turns: int = 0
     session_cost_usd: float | None = None
+    counted_cost_usd: float | None = None
     code: ErrorCode | None = None
     message: str | None = None
     resume_at: float | None = None

@@ -309,7 +309,7 @@ def _charge(job: Job, session: Session, outcome: Outcome) -> tuple[Job, Session]
     total below the last one comes of a conversation that had to start anew, and is all growth.
     """
     total = outcome.session_cost_usd
-    spent = 0.0
+    spent = outcome.counted_cost_usd or 0.0
     if total is not None:
         spent = total - session.cost_usd if total >= session.cost_usd else total
         session = replace(session, cost_usd=total)

@@ -147,6 +147,7 @@ class Runner:
             prompt=_prompt(request, job),
             request=request,
             workspace=prepared.workspace,
+            spent_usd=job.cost_usd,
         )
         return await self._run_agent(order, events, stop), True
 
