@@ -27,7 +27,9 @@ def test_the_table_of_the_environment() -> None:
 
     def names(as_root: bool) -> set[str]:
         return set(
-            environment(view, gateway="u", token="t", mark="m", project="p", api_retries=3, as_root=as_root)
+            environment(
+                view, gateway="u", proxy="v", token="t", mark="m", project="p", api_retries=3, as_root=as_root
+            )
         )
 
     assert names(as_root=False) == set(table("environment"))

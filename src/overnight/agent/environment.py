@@ -33,7 +33,15 @@ class View:
 
 
 def environment(
-    view: View, *, gateway: str, token: str, mark: str, project: str, api_retries: int, as_root: bool
+    view: View,
+    *,
+    gateway: str,
+    proxy: str,
+    token: str,
+    mark: str,
+    project: str,
+    api_retries: int,
+    as_root: bool,
 ) -> dict[str, str]:
     """`token` opens nothing but the gateway, and only while the run lasts. `project` names the folder of the
     conversation, which would otherwise follow the path of the working directory."""
@@ -58,7 +66,13 @@ def environment(
         "CLAUDE_ENABLE_BYTE_WATCHDOG": "1",
     }
     # Claude Code refuses bypassPermissions to root unless it is told that the machine is expendable.
-    return names | ({"IS_SANDBOX": "1"} if as_root else {})
+    return names | proxy_environment(proxy) | ({"IS_SANDBOX": "1"} if as_root else {})
+
+
+def proxy_environment(proxy_url: str) -> dict[str, str]:
+    """All of the network goes through the proxy but the gateway. Tools differ in which case they read."""
+    names = {"HTTP_PROXY": proxy_url, "HTTPS_PROXY": proxy_url, "NO_PROXY": "127.0.0.1,localhost"}
+    return names | {name.lower(): value for name, value in names.items()}
 
 
 def python_prefix() -> Path:

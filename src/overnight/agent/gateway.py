@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import hmac
 import re
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -92,6 +93,12 @@ class Gateway:
             del self._grants[grant.digest]
             for call in grant.calls:
                 call.cancel()
+
+    @contextlib.asynccontextmanager
+    async def listening(self, listener: socket.socket) -> AsyncIterator[None]:
+        """Serve on this socket too, which may be in the network namespace of a run."""
+        async with serving(self, listener):
+            yield
 
     async def _answer(self, request: Request) -> Response:
         path = request.scope.get("raw_path", b"").decode("ascii", "replace")

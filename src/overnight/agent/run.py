@@ -28,8 +28,10 @@ from claude_agent_sdk import (
 from overnight.agent import processes
 from overnight.agent.environment import environment
 from overnight.agent.gateway import Gateway, Grant, serve_gateway
-from overnight.agent.isolation import IsolationUnavailable, choose_tier
+from overnight.agent.isolation import Isolation, IsolationUnavailable, Machine, choose_tier
+from overnight.agent.limits import RunLimits
 from overnight.agent.messages import events_of
+from overnight.agent.network import Joiner, RunNetwork
 from overnight.agent.options import has_conversation, options_for, set_aside, write_system_prompt
 from overnight.agent.outcome import Record, outcome_of
 from overnight.agent.tiers import RUN_DIRECTORY, Tier
@@ -54,9 +56,32 @@ async def claude_agent(settings: Settings, *, clock: Clock, entropy: Entropy) ->
     """Choose the tier and start the gateway. Raises IsolationUnavailable, FileNotFoundError (no CLI)."""
     cli = find_cli()
     await asyncio.to_thread(settings.data.mkdir, mode=0o700, parents=True, exist_ok=True)
-    tier = await choose_tier(settings.isolation, data=settings.data, readable=settings.sandbox_readable)
-    async with serve_gateway(settings.anthropic_base_url, _credentials(settings), now=clock.now) as gateway:
-        yield ClaudeAgent(settings=settings, tier=tier, gateway=gateway, entropy=entropy, cli=cli)
+    async with (
+        machine_of(settings) as machine,
+        serve_gateway(settings.anthropic_base_url, _credentials(settings), now=clock.now) as gateway,
+    ):
+        chosen = await choose_tier(settings.isolation, machine)
+        yield ClaudeAgent(settings=settings, chosen=chosen, gateway=gateway, entropy=entropy, cli=cli)
+
+
+@contextlib.asynccontextmanager
+async def machine_of(settings: Settings) -> AsyncIterator[Machine]:
+    joiner = Joiner()
+    try:
+        yield Machine(
+            data=settings.data,
+            joiner=joiner,
+            limits=RunLimits(
+                memory=settings.sandbox_memory_bytes,
+                processes=settings.sandbox_processes,
+                open_files=settings.sandbox_open_files,
+                file_size=settings.sandbox_file_bytes,
+                temporary=settings.sandbox_tmp_bytes,
+            ),
+            readable=settings.sandbox_readable,
+        )
+    finally:
+        await joiner.close()
 
 
 def find_cli() -> Path:
@@ -83,14 +108,29 @@ class ClaudeAgent:
     """The port `Agent`."""
 
     settings: Settings
-    tier: Tier
+    chosen: Isolation
     gateway: Gateway
     entropy: Entropy
     cli: Path
 
     @property
+    def tier(self) -> Tier:
+        return self.chosen.tier
+
+    @property
     def isolation(self) -> str:
         return self.tier.name
+
+    @property
+    def isolation_properties(self) -> Mapping[str, bool]:
+        return self.chosen.properties
+
+    @property
+    def refusal(self) -> str | None:
+        """Why no job may be run here, and what to do; None if jobs may."""
+        if self.settings.allow_unsandboxed is not None:
+            return None
+        return self.chosen.refusal(self.settings.min_isolation)
 
     async def run(self, order: RunOrder, *, emit: Emit, stop: Stop) -> Outcome:
         if stop.is_set():
@@ -138,25 +178,42 @@ class _Launch:
 
     async def once(self, resume: bool, grant: Grant, emit: Emit, stop: Stop) -> Record:
         record = Record()
-        options = await asyncio.to_thread(self._prepare, resume, record)
-        conversation = _Conversation(ClaudeSDKClient(options), self.order.prompt, emit, record)
-        talking = asyncio.create_task(conversation.hold())
-        try:
-            await self._until_over(conversation, talking, stop)
-        finally:
-            await _to_the_end(self._finish(conversation, talking))
+        async with self.agent.tier.network(self.order.workspace) as network:
+            options = await asyncio.to_thread(self._prepare, resume, record, network)
+            conversation = _Conversation(ClaudeSDKClient(options), self.order.prompt, emit, record)
+            serving = asyncio.create_task(self._serve(network))
+            talking = asyncio.create_task(conversation.hold())
+            try:
+                await self._until_over(conversation, talking, serving, stop)
+            finally:
+                await _to_the_end(self._finish(conversation, talking))
+                await _to_the_end(_cancelled(serving))
         if talking.done() and not talking.cancelled():
             talking.result()
         record.unreachable = grant.unreachable
         record.resets_at = record.resets_at or grant.resets_at
         return record
 
+    async def _serve(self, network: RunNetwork) -> None:
+        """Answer the run's API calls for as long as it lasts."""
+        listeners = await network.listeners()
+        with contextlib.closing(listeners):
+            listeners.egress.close()  # nobody serves it yet: calls are refused at once
+            async with self.agent.gateway.listening(listeners.gateway):
+                await asyncio.Event().wait()
+
     async def _until_over(
-        self, conversation: "_Conversation", talking: "asyncio.Task[None]", stop: Stop
+        self,
+        conversation: "_Conversation",
+        talking: "asyncio.Task[None]",
+        serving: "asyncio.Task[None]",
+        stop: Stop,
     ) -> None:
         told = asyncio.create_task(stop.wait())
         try:
-            await asyncio.wait({talking, told}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({talking, serving, told}, return_when=asyncio.FIRST_COMPLETED)
+            if serving.done() and not talking.done():
+                serving.result()
             if not talking.done():
                 await conversation.interrupt(talking, self.agent.settings.stop_grace_seconds)
         finally:
@@ -185,19 +242,20 @@ class _Launch:
                 talking.cancel()
                 return
 
-    def _prepare(self, resume: bool, record: Record) -> ClaudeAgentOptions:
+    def _prepare(self, resume: bool, record: Record, network: RunNetwork) -> ClaudeAgentOptions:
         agent, order = self.agent, self.order
         view = agent.tier.view(order.workspace)
         names = environment(
             view,
-            gateway=agent.gateway.url,
+            gateway=network.gateway_url,
+            proxy=network.proxy_url,
             token=self.token,
             mark=self.mark,
             project=order.workspace.transcripts.name,
             api_retries=agent.settings.agent_api_retries,
             as_root=agent.tier.as_root,
         )
-        launcher = agent.tier.launch(order.workspace, names, agent.cli)
+        launcher = agent.tier.launch(order.workspace, names, agent.cli, network)
         append = write_system_prompt(order, agent.settings, order.workspace.root / RUN_DIRECTORY / "given")
         return options_for(
             order,
@@ -274,6 +332,14 @@ async def _clean_up(root: Path, mark: str) -> None:
     if not await processes.end(mark):
         await asyncio.to_thread(shutil.rmtree, root / RUN_DIRECTORY, ignore_errors=True)
         await asyncio.to_thread(processes.forget, root)
+
+
+async def _cancelled(task: "asyncio.Task[None]") -> None:
+    """End the task; what it raised has been looked at, or does not matter any more."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()
 
 
 async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:

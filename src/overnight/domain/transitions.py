@@ -74,8 +74,17 @@ def submit(request: JobRequest, *, job_id: str, session_id: str, continues: bool
     return admit
 
 
-def start(*, worker: str, now: float, lease_seconds: float, isolation: str) -> Decide:
+def start(
+    *,
+    worker: str,
+    now: float,
+    lease_seconds: float,
+    isolation: str,
+    properties: Mapping[str, bool] | None = None,
+) -> Decide:
     """Give the job to a worker: a new attempt with a lease. Only the first of its session's line may start."""
+
+    told = {"worker": worker, "isolation": isolation, "isolation_properties": dict(properties or {})}
 
     def decide(job: Job, session: Session) -> Change:
         if job.status is not Status.QUEUED:
@@ -93,7 +102,7 @@ def start(*, worker: str, now: float, lease_seconds: float, isolation: str) -> D
             lease=Lease(worker=worker, until=now + lease_seconds),
             isolation=isolation,
         )
-        job, event = _tell(job, "job.started", now, {"worker": worker, "isolation": isolation})
+        job, event = _tell(job, "job.started", now, told)
         return Change(job=job, session=session, events=(event,))
 
     return decide
