@@ -27,7 +27,15 @@ from overnight.agent.tiers import (
 from overnight.ports import Workspace
 
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts")
-_ALSO_READABLE = ("/usr", "/proc", "/etc/passwd", "/etc/group", "/dev/fd")
+_ALSO_READABLE = (
+    *("/usr", "/proc", "/etc/passwd", "/etc/group"),
+    *(
+        "/etc/bash.bashrc",
+        "/etc/profile",
+        "/etc/profile.d",
+        "/etc/inputrc",
+    ),  # shells complain if they may not
+)
 """/proc shows that other processes are there; what they hold is kept from a process in another Landlock domain."""
 
 
@@ -54,7 +62,8 @@ class Landlock:
         view.temporary.mkdir(mode=0o700, exist_ok=True)
         order = {
             "cli": str(cli),
-            "environment": dict(environment),
+            # A configuration that git may not read stops it; in other tiers there is none.
+            "environment": {**environment, "GIT_CONFIG_NOSYSTEM": "1"},
             "read": [str(path) for path in (*self._system(), view.given, cli)],
             "write": [str(path) for path in (view.files, view.home, view.temporary)],
             "devices": [f"/dev/{name}" for name in _DEVICES],
