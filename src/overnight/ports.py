@@ -338,6 +338,11 @@ class Agent(Protocol):
         """The tier that runs are kept in, as proved at start-up."""
         ...
 
+    @property
+    def isolation_properties(self) -> Mapping[str, bool]:
+        """What was measured of the tier: the name of each property, and whether it holds."""
+        ...
+
     async def run(
         self, order: RunOrder, *, emit: Callable[[str, Mapping[str, Any]], None], stop: Stop
     ) -> Outcome:

@@ -94,8 +94,29 @@ class Settings(BaseSettings):
         10.0, gt=0, description="How long an interrupted agent may take to say its last word."
     )
 
-    isolation: Literal["auto", "namespace", "none"] = Field(
-        "auto", description="`namespace` needs bubblewrap; `auto` takes the best that works and says which."
+    isolation: Literal["auto", "namespace", "landlock", "none"] = Field(
+        "auto",
+        description="`namespace` needs bubblewrap, `landlock` a kernel of 6.7 or newer; `auto` takes the best that "
+        "withstands an attack at start-up, and says which.",
+    )
+    min_isolation: Literal["namespace", "landlock"] = Field(
+        "landlock", description="Below this tier no jobs are run: they stay queued, and `/readyz` says why."
+    )
+    allow_unsandboxed: Literal["i-understand"] | None = Field(
+        None,
+        description="`i-understand` runs jobs below `OVERNIGHT_MIN_ISOLATION` too: they can read and change "
+        "everything that the service can.",
+    )
+    sandbox_memory_bytes: int = Field(
+        16 * 1024**3, ge=4 * 1024**3, description="Address space of each process of a run."
+    )
+    sandbox_processes: int = Field(
+        2048, ge=64, description="Processes and threads of a run. The kernel does not count those of root."
+    )
+    sandbox_open_files: int = Field(65_536, ge=256, description="Open files of each process of a run.")
+    sandbox_file_bytes: int = Field(4 * 1024**3, ge=1024**2, description="Largest file that a run may write.")
+    sandbox_tmp_bytes: int = Field(
+        1024**3, ge=1024**2, description="Size of a run's private `/tmp`, which is memory (`namespace` only)."
     )
     sandbox_readable: Annotated[tuple[Path, ...], NoDecode] = Field(
         (),

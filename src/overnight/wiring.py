@@ -199,7 +199,7 @@ async def _working(base: Base, agent: ClaudeAgent, running: Running) -> AsyncIte
         pause = min(settings.lease_seconds / 3, LONGEST_SWEEP_PAUSE)
         leaving = running.leaving
         tasks.create_task(every(pause, sweep.once, what="the sweep", leaving=leaving))
-        loop = tasks.create_task(work(runner, base.queue, concurrency=settings.concurrency, leaving=leaving))
+        loop = tasks.create_task(_work(base, agent, runner, leaving))
         try:
             yield
         finally:
@@ -207,6 +207,15 @@ async def _working(base: Base, agent: ClaudeAgent, running: Running) -> AsyncIte
             await asyncio.wait({loop})
             for daemon in daemons:
                 daemon.cancel()
+
+
+async def _work(base: Base, agent: ClaudeAgent, runner: Runner, leaving: asyncio.Event) -> None:
+    """Take jobs, unless the isolation is below what the operator wants: then none, and loudly."""
+    if agent.refusal is None:
+        await work(runner, base.queue, concurrency=base.settings.concurrency, leaving=leaving)
+    else:
+        log.critical("%s", agent.refusal)
+        await leaving.wait()
 
 
 def _runner(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Runner:
@@ -264,7 +273,11 @@ def _api_parts(base: Base, agent: ClaudeAgent, running: Running, url: str) -> Ap
     def ready() -> Readiness:
         draining = running.leaving.is_set()
         return Readiness(
-            ok=not draining, draining=draining, isolation=agent.isolation, reasons=(agent.tier.report,)
+            ok=not draining and agent.refusal is None,
+            draining=draining,
+            isolation=agent.isolation,
+            isolation_properties=agent.isolation_properties,
+            reasons=(agent.refusal or agent.chosen.report,),
         )
 
     return ApiParts(
@@ -364,7 +377,7 @@ def _banner(settings: Settings, agent: ClaudeAgent, upstream: str) -> tuple[str,
         f"overnight {version('overnight')}",
         f"  data       {settings.data}",
         f"  upstream   {upstream}{_key_warning(settings)}",
-        f"  isolation  {agent.tier.report}",
+        f"  isolation  {agent.refusal or agent.chosen.report}",
         f"  runs       {settings.concurrency} at once",
     )
 

@@ -17,7 +17,7 @@ from overnight.domain.outcome import Ending
 
 pytestmark = pytest.mark.e2e
 
-TIERS = pytest.mark.parametrize("tier", ["namespace", "none"])
+TIERS = pytest.mark.parametrize("tier", ["namespace", "landlock", "none"])
 
 # Its environment, and that of every process that it can see: its parents are among them.
 LOOK_AROUND = (

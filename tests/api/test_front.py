@@ -109,6 +109,7 @@ class TestService:
             "ready": False,
             "draining": True,
             "isolation": "none",
+            "isolation_properties": {},
             "reasons": ["no bubblewrap"],
         }
 

@@ -61,6 +61,7 @@ class Entropy:
 
 class ScriptedAgent:
     isolation = "test"
+    isolation_properties: Mapping[str, bool] = {"files": True}
 
     def __init__(self) -> None:
         self.acts: list[Act] = []

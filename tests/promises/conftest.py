@@ -1,9 +1,27 @@
-"""The promises about a run are kept with the real Claude Code: fixtures of tests/agent and of tests/e2e."""
+"""The real Claude Code on the rehearsal API, with full permissions, doing what an attacker would have it do."""
 
+import asyncio
+import contextlib
 import importlib.util
+import json
+import secrets
 import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+import pytest
+
+from overnight.agent.run import ClaudeAgent, IsolationUnavailable, claude_agent
+from overnight.domain.job import JobRequest
+from overnight.domain.outcome import Outcome
+from overnight.ports import RunOrder, Workspace
+from overnight.rehearsal import serve_rehearsal
+from overnight.settings import Settings
 
 
 def _fixtures_of(package: str) -> ModuleType:
@@ -20,3 +38,99 @@ def _fixtures_of(package: str) -> ModuleType:
 _agent, _e2e = _fixtures_of("agent"), _fixtures_of("e2e")
 stage = _agent.stage
 start, service, e2e = _e2e.start, _e2e.service, _e2e.e2e
+
+
+class Machine:
+    """Clock, and the part of Entropy that an agent uses."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def token(self) -> str:
+        return secrets.token_urlsafe(32)
+
+    def job_id(self) -> str:
+        raise NotImplementedError
+
+    session_id = delivery_id = job_id
+
+    def chance(self) -> float:
+        return 0.5
+
+
+class Never:
+    """A Stop that is not set."""
+
+    async def wait(self) -> None:
+        await asyncio.Event().wait()
+
+    def is_set(self) -> bool:
+        return False
+
+
+@dataclass
+class Attacker:
+    """What is put into `files` lies in the workspace; what the agent printed comes back."""
+
+    agent: ClaudeAgent
+    workspace: Workspace
+    events: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+
+    @property
+    def files(self) -> Path:
+        return self.workspace.files
+
+    async def run(self, *lines: str) -> Outcome:
+        """`lines` are directives of the rehearsal (docs/rehearsal.md)."""
+        prompt = "\n".join(("attack", *(f"rehearsal: {line}" for line in lines)))
+        order = RunOrder(
+            job_id="job_1",
+            attempt=1,
+            session_id=str(uuid.uuid4()),
+            prompt=prompt,
+            request=JobRequest(prompt=prompt),
+            workspace=self.workspace,
+        )
+        return await self.agent.run(order, emit=lambda *event: self.events.append(event), stop=Never())
+
+    async def bash(self, script: str) -> str:
+        await self.run(f"tool Bash {json.dumps({'command': script})}")
+        return self.output
+
+    async def python(self, program: str) -> Any:
+        """Run it in the sandbox; returns the JSON that it prints."""
+        (self.files / "attack.py").write_text(program)
+        return json.loads(await self.bash("python3 attack.py"))
+
+    @property
+    def output(self) -> str:
+        return "\n".join(str(told["content"]) for kind, told in self.events if kind == "tool.finished")
+
+
+@pytest.fixture(params=["namespace", "landlock"])
+async def attacker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Attacker]:
+    """In every tier that this machine can show."""
+    root = tmp_path / "data" / "workspaces" / "session"
+    workspace = Workspace(
+        root=root,
+        files=root / "files",
+        home=root / "home",
+        transcripts=root / "home" / ".claude" / "projects" / "session",
+    )
+    workspace.files.mkdir(parents=True)
+    workspace.home.mkdir()
+    async with contextlib.AsyncExitStack() as stack:
+        given: dict[str, Any] = {
+            "anthropic_base_url": await stack.enter_async_context(serve_rehearsal()),
+            "anthropic_api_key": "the-real-key",
+            "data": tmp_path / "data",
+            "isolation": request.param,
+        }
+        settings = Settings(**given)
+        try:
+            agent = await stack.enter_async_context(
+                claude_agent(settings, clock=Machine(), entropy=Machine())
+            )
+        except IsolationUnavailable as unavailable:
+            pytest.skip(str(unavailable))
+        yield Attacker(agent, workspace)

@@ -1,62 +1,135 @@
-"""Choose the tier of isolation by running a probe inside it, never by looking at versions."""
+"""Choose the tier of isolation by attacking it, never by looking at versions."""
 
 import asyncio
 import os
-import secrets
 import shutil
 import sys
-import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from overnight.agent import processes
+from overnight.agent.attack import Findings, attack
+from overnight.agent.landlock import Landlock
+from overnight.agent.limits import RunLimits
+from overnight.agent.network import Joiner
 from overnight.agent.tiers import Namespace, Tier, Unconfined, install_launcher
-from overnight.ports import Workspace
 
-PROBE_SECONDS = 20.0
+Wanted = Literal["auto", "namespace", "landlock", "none"]
 
-_REMEDY = (
-    "Install bubblewrap (`apt-get install bubblewrap`) and allow unprivileged user namespaces "
-    "(`sysctl user.max_user_namespaces`, on Ubuntu also `sysctl kernel.apparmor_restrict_unprivileged_userns=0`; "
-    "a default Docker container does not allow them), or set OVERNIGHT_ISOLATION=none to run without isolation."
-)
+LADDER = ("none", "landlock", "namespace")
+"""From the weakest."""
 
-# Run in place of Claude Code. Each line that it prints is a finding; what must hold is in `_judge`.
-_PROBE = """#!/bin/sh
-echo "namespace $(readlink /proc/self/ns/pid)"
-[ -e "$1" ] && echo outside
-tr '\\0' '\\n' </proc/1/environ | grep -q "$2" && echo environment
-: >./probe && echo writable
-setsid sleep 600 </dev/null >/dev/null 2>&1 &
-echo end
-"""
+_REMEDIES = {
+    "namespace": (
+        "install bubblewrap (`apt-get install bubblewrap`) and allow unprivileged user namespaces "
+        "(`sysctl user.max_user_namespaces`; on Ubuntu `sysctl kernel.apparmor_restrict_unprivileged_userns=0`; a "
+        "default Docker container does not allow them)"
+    ),
+    "landlock": "use a kernel of 6.7 or newer that is booted with `landlock` among its security modules (`lsm=`)",
+}
 
 
 class IsolationUnavailable(Exception):
     """The wanted tier does not hold here. The message says what failed and what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Finding:
-    lines: tuple[str, ...]
-    complaint: str
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Isolation:
+    """The tier that runs are kept in, and what was measured of it. `failures`: why it is no better one."""
+
+    tier: Tier
+    properties: Mapping[str, bool] = field(default_factory=dict)
+    failures: tuple[str, ...] = ()
+
+    @property
+    def report(self) -> str:
+        """One line for the operator."""
+        holds = ", ".join(name for name, holds in self.properties.items() if holds) or "nothing"
+        open_ = ", ".join(name for name, holds in self.properties.items() if not holds)
+        weak = f"; does not hold: {open_}" if open_ else ""
+        line = f"{self.tier.name} (attacked at start-up; holds: {holds}{weak})"
+        if self.tier.name == "none":
+            line = "none: RUNS ARE NOT ISOLATED and can read and change all that this service can"
+        return ". ".join([line, *self.failures])
+
+    def refusal(self, minimum: str) -> str | None:
+        """Why no job may be run with this, if `minimum` is the least."""
+        if LADDER.index(self.tier.name) >= LADDER.index(minimum):
+            return None
+        override = (
+            "What is queued stays queued. To run agents that can read and change everything that this service can, "
+            "set OVERNIGHT_ALLOW_UNSANDBOXED=i-understand"
+        )
+        return ". ".join(
+            [
+                f"NO JOBS ARE RUN: the isolation here is `{self.tier.name}`, below OVERNIGHT_MIN_ISOLATION={minimum}",
+                *self.failures,
+                override,
+            ]
+        )
 
 
-async def choose_tier(
-    wanted: Literal["auto", "namespace", "none"], *, data: Path, readable: tuple[Path, ...] = ()
-) -> Tier:
-    """`data` is the directory that workspaces will lie in. Raises IsolationUnavailable."""
-    launcher = await asyncio.to_thread(install_launcher, data)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What tiers are made with. `data` is the directory that workspaces will lie in."""
+
+    data: Path
+    joiner: Joiner
+    limits: RunLimits = field(default_factory=RunLimits)
+    readable: tuple[Path, ...] = ()
+
+
+async def choose_tier(wanted: Wanted, machine: Machine) -> Isolation:
+    """The best that holds, or the wanted one. Raises IsolationUnavailable."""
+    launcher = await asyncio.to_thread(install_launcher, machine.data)
     if wanted == "none":
-        return _unconfined(launcher, "OVERNIGHT_ISOLATION is set to none")
-    await asyncio.to_thread(_check_readable, readable, data)
-    try:
-        return await _proven_namespace(launcher, data, readable)
-    except IsolationUnavailable as unavailable:
-        if wanted == "namespace":
-            raise
-        return _unconfined(launcher, str(unavailable))
+        return Isolation(tier=unconfined(launcher), failures=("OVERNIGHT_ISOLATION is set to none",))
+    await asyncio.to_thread(_check_readable, machine.readable, machine.data)
+    failures: list[str] = []
+    for name in ("namespace", "landlock") if wanted == "auto" else (wanted,):
+        tier = make_tier(name, launcher, machine)
+        findings = await attack(tier, machine.data) if tier else Findings(complaint="bubblewrap is not here")
+        broken = findings.failures(name)
+        if tier is not None and not broken:
+            return Isolation(tier=tier, properties=findings.properties, failures=tuple(failures))
+        failures.append(_explain(name, broken))
+    if wanted != "auto":
+        raise IsolationUnavailable(
+            f"{failures[-1]}. Or set OVERNIGHT_ISOLATION=auto to take the best that holds."
+        )
+    return Isolation(tier=unconfined(launcher), failures=tuple(failures))
+
+
+def make_tier(name: str, launcher: Path, machine: Machine) -> Tier | None:
+    """None if what it is made of is not installed."""
+    if name == "none":
+        return unconfined(launcher)
+    if name == "landlock":
+        return Landlock(
+            launcher=launcher, limits=machine.limits, readable=machine.readable, as_root=os.geteuid() == 0
+        )
+    bwrap = shutil.which("bwrap")
+    if sys.platform != "linux" or bwrap is None:
+        return None
+    return Namespace(
+        launcher=launcher,
+        bwrap=Path(bwrap),
+        joiner=machine.joiner,
+        limits=machine.limits,
+        readable=machine.readable,
+    )
+
+
+def unconfined(launcher: Path) -> Unconfined:
+    setpriv = shutil.which("setpriv")
+    return Unconfined(
+        launcher=launcher, setpriv=Path(setpriv) if setpriv else None, as_root=os.geteuid() == 0
+    )
+
+
+def _explain(name: str, failures: list[str]) -> str:
+    return f"The tier `{name}` does not hold here: {'; '.join(failures)}. Remedy: {_REMEDIES[name]}"
 
 
 def _check_readable(readable: tuple[Path, ...], data: Path) -> None:
@@ -71,74 +144,3 @@ def _check_readable(readable: tuple[Path, ...], data: Path) -> None:
                 f"OVERNIGHT_SANDBOX_READABLE: {path} holds the data directory, so runs could read each other's "
                 "sessions. Name a directory beside it."
             )
-
-
-def _unconfined(launcher: Path, reason: str) -> Unconfined:
-    setpriv = shutil.which("setpriv")
-    return Unconfined(
-        launcher=launcher,
-        setpriv=Path(setpriv) if setpriv else None,
-        as_root=os.geteuid() == 0,
-        report=f"none: RUNS ARE NOT ISOLATED and can read and change all that this service can. {reason}",
-    )
-
-
-async def _proven_namespace(launcher: Path, data: Path, readable: tuple[Path, ...]) -> Namespace:
-    bwrap = shutil.which("bwrap")
-    if sys.platform != "linux" or bwrap is None:
-        raise IsolationUnavailable(f"The namespace tier needs bubblewrap, which is not here. {_REMEDY}")
-    tier = Namespace(launcher=launcher, bwrap=Path(bwrap), readable=readable)
-    failures = _judge(await _probe(tier, data))
-    if failures:
-        raise IsolationUnavailable(f"The namespace tier does not hold here: {'; '.join(failures)}. {_REMEDY}")
-    return tier
-
-
-async def _probe(tier: Tier, data: Path) -> _Finding:
-    mark, canary = secrets.token_urlsafe(16), secrets.token_hex(16)
-    with tempfile.TemporaryDirectory(dir=data, prefix="probe-") as directory:
-        launcher, secret = await asyncio.to_thread(_prepare, tier, Path(directory), mark)
-        process = await asyncio.create_subprocess_exec(
-            launcher,
-            secret,
-            canary,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={"PATH": os.defpath, "CANARY": canary},
-        )
-        try:
-            out, err = await asyncio.wait_for(process.communicate(), PROBE_SECONDS)
-        except TimeoutError:
-            return _Finding((), f"the probe did not end within {PROBE_SECONDS:.0f} s")
-        finally:
-            left = await processes.end(mark)
-            await process.wait()
-    lines = tuple(out.decode(errors="replace").splitlines())
-    return _Finding((*lines, "survivor") if left else lines, err.decode(errors="replace").strip()[-300:])
-
-
-def _prepare(tier: Tier, root: Path, mark: str) -> tuple[Path, Path]:
-    home, files, probe, secret = root / "home", root / "files", root / "probe", root / "secret"
-    workspace = Workspace(root=root, files=files, home=home, transcripts=home / ".claude/projects/probe")
-    files.mkdir()
-    home.mkdir()
-    secret.touch()
-    probe.write_text(_PROBE, encoding="utf-8")
-    probe.chmod(0o700)
-    return tier.launch(workspace, {processes.MARK: mark, "PATH": os.defpath}, probe), secret
-
-
-def _judge(finding: _Finding) -> list[str]:
-    lines = finding.lines
-    if "end" not in lines:
-        return [f"the probe did not run ({finding.complaint or 'it said nothing'})"]
-    failures = {
-        "it shares the PID namespace of the host": f"namespace {Path('/proc/self/ns/pid').readlink()}"
-        in lines,
-        "a file outside of the workspace can be seen": "outside" in lines,
-        "the environment of the service can be read": "environment" in lines,
-        "the workspace cannot be written": "writable" not in lines,
-        "a process that was left behind cannot be killed": "survivor" in lines,
-    }
-    return [failure for failure, failed in failures.items() if failed]

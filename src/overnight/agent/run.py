@@ -32,8 +32,10 @@ from overnight.agent.egress import Egress
 from overnight.agent.environment import environment
 from overnight.agent.gateway import Gateway, open_gateway
 from overnight.agent.grants import Allowance, Grant
-from overnight.agent.isolation import IsolationUnavailable, choose_tier
+from overnight.agent.isolation import Isolation, IsolationUnavailable, Machine, choose_tier
+from overnight.agent.limits import RunLimits
 from overnight.agent.messages import events_of
+from overnight.agent.network import Joiner, RunNetwork
 from overnight.agent.options import has_conversation, options_for, set_aside, write_system_prompt
 from overnight.agent.outcome import Record, outcome_of
 from overnight.agent.tiers import RUN_DIRECTORY, Tier
@@ -41,7 +43,6 @@ from overnight.domain.errors import ErrorCode
 from overnight.domain.outcome import Ending, Outcome, failed
 from overnight.ports import Clock, Entropy, RunOrder, Stop
 from overnight.resolving import Resolver, system_resolver
-from overnight.serving import listen, url_of
 from overnight.settings import Settings
 
 __all__ = ["ClaudeAgent", "IsolationUnavailable", "claude_agent"]
@@ -74,18 +75,39 @@ async def claude_agent(
     comes on top. Raises IsolationUnavailable, FileNotFoundError (no CLI)."""
     cli = find_cli()
     await asyncio.to_thread(settings.data.mkdir, mode=0o700, parents=True, exist_ok=True)
-    tier = await choose_tier(settings.isolation, data=settings.data, readable=settings.sandbox_readable)
-    egress = Egress(settings.egress_policy, resolver)
-    async with open_gateway(settings.anthropic_base_url, _credentials(settings), now=clock.now) as gateway:
+    async with (
+        machine_of(settings) as machine,
+        open_gateway(settings.anthropic_base_url, _credentials(settings), now=clock.now) as gateway,
+    ):
         yield ClaudeAgent(
             settings=settings,
-            tier=tier,
+            chosen=await choose_tier(settings.isolation, machine),
             gateway=gateway,
-            egress=egress,
+            egress=Egress(settings.egress_policy, resolver),
             allow=allow,
             entropy=entropy,
             cli=cli,
         )
+
+
+@contextlib.asynccontextmanager
+async def machine_of(settings: Settings) -> AsyncIterator[Machine]:
+    joiner = Joiner()
+    try:
+        yield Machine(
+            data=settings.data,
+            joiner=joiner,
+            limits=RunLimits(
+                memory=settings.sandbox_memory_bytes,
+                processes=settings.sandbox_processes,
+                open_files=settings.sandbox_open_files,
+                file_size=settings.sandbox_file_bytes,
+                temporary=settings.sandbox_tmp_bytes,
+            ),
+            readable=settings.sandbox_readable,
+        )
+    finally:
+        await joiner.close()
 
 
 def find_cli() -> Path:
@@ -112,7 +134,7 @@ class ClaudeAgent:
     """The port `Agent`."""
 
     settings: Settings
-    tier: Tier
+    chosen: Isolation
     gateway: Gateway
     egress: Egress
     allow: Allow
@@ -120,8 +142,23 @@ class ClaudeAgent:
     cli: Path
 
     @property
+    def tier(self) -> Tier:
+        return self.chosen.tier
+
+    @property
     def isolation(self) -> str:
         return self.tier.name
+
+    @property
+    def isolation_properties(self) -> Mapping[str, bool]:
+        return self.chosen.properties
+
+    @property
+    def refusal(self) -> str | None:
+        """Why no job may be run here, and what to do; None if jobs may."""
+        if self.settings.allow_unsandboxed is not None:
+            return None
+        return self.chosen.refusal(self.settings.min_isolation)
 
     async def run(self, order: RunOrder, *, emit: Emit, stop: Stop) -> Outcome:
         if stop.is_set():
@@ -164,14 +201,6 @@ class ClaudeAgent:
 
 
 @dataclass(frozen=True, slots=True)
-class _Network:
-    """The two ways out of a run."""
-
-    gateway_url: str
-    proxy_url: str
-
-
-@dataclass(frozen=True, slots=True)
 class _Launch:
     """One start of the CLI (a second one is needed if there was nothing to resume)."""
 
@@ -182,29 +211,30 @@ class _Launch:
 
     async def once(self, resume: bool, grant: Grant, emit: Emit, stop: Stop) -> Record:
         record = Record()
-        async with self._network(grant, emit) as network:
+        async with self.agent.tier.network(self.order.workspace) as network:
             options = await asyncio.to_thread(self._prepare, resume, record, network)
             conversation = _Conversation(ClaudeSDKClient(options), self.order.prompt, emit, record)
+            serving = asyncio.create_task(self._serve(network, grant, emit))
             talking = asyncio.create_task(conversation.hold())
             try:
-                await self._until_over(conversation, talking, grant, stop)
+                await self._until_over(conversation, talking, serving, grant, stop)
             finally:
                 await _to_the_end(self._finish(conversation, talking))
+                await _to_the_end(_cancelled(serving))
         if talking.done() and not talking.cancelled():
             talking.result()
         self._note_calls(record, grant)
         return record
 
-    @contextlib.asynccontextmanager
-    async def _network(self, grant: Grant, emit: Emit) -> AsyncIterator[_Network]:
-        """Gateway and egress proxy, each on a port for this run alone."""
-        agent, denials = self.agent, Denials(emit)
-        with listen(LOOPBACK, 0) as gateway, listen(LOOPBACK, 0) as egress, contextlib.closing(denials):
+    async def _serve(self, network: RunNetwork, grant: Grant, emit: Emit) -> None:
+        """Gateway and egress proxy, on listeners of this run alone, for as long as it lasts."""
+        agent, denials, listeners = self.agent, Denials(emit), await network.listeners()
+        with contextlib.closing(listeners), contextlib.closing(denials):
             async with (
-                agent.gateway.listening(gateway, only=grant),
-                agent.egress.listening(egress, denials.note),
+                agent.gateway.listening(listeners.gateway, only=grant),
+                agent.egress.listening(listeners.egress, denials.note),
             ):
-                yield _Network(url_of(gateway), url_of(egress))
+                await asyncio.Event().wait()
 
     def _note_calls(self, record: Record, grant: Grant) -> None:
         record.unreachable = grant.unreachable
@@ -220,12 +250,19 @@ class _Launch:
         )
 
     async def _until_over(
-        self, conversation: "_Conversation", talking: "asyncio.Task[None]", grant: Grant, stop: Stop
+        self,
+        conversation: "_Conversation",
+        talking: "asyncio.Task[None]",
+        serving: "asyncio.Task[None]",
+        grant: Grant,
+        stop: Stop,
     ) -> None:
         told = asyncio.create_task(stop.wait())
         spent = asyncio.create_task(grant.over_budget.wait())
         try:
-            await asyncio.wait({talking, told, spent}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({talking, serving, told, spent}, return_when=asyncio.FIRST_COMPLETED)
+            if serving.done() and not talking.done():
+                serving.result()
             if told.done():
                 # A lost lease is one of the reasons, and for none of them is another call wanted.
                 grant.revoke()
@@ -258,7 +295,7 @@ class _Launch:
                 talking.cancel()
                 return
 
-    def _prepare(self, resume: bool, record: Record, network: _Network) -> ClaudeAgentOptions:
+    def _prepare(self, resume: bool, record: Record, network: RunNetwork) -> ClaudeAgentOptions:
         agent, order = self.agent, self.order
         view = agent.tier.view(order.workspace)
         names = environment(
@@ -271,7 +308,7 @@ class _Launch:
             api_retries=agent.settings.agent_api_retries,
             as_root=agent.tier.as_root,
         )
-        launcher = agent.tier.launch(order.workspace, names, agent.cli)
+        launcher = agent.tier.launch(order.workspace, names, agent.cli, network)
         append = write_system_prompt(order, agent.settings, order.workspace.root / RUN_DIRECTORY / "given")
         return options_for(
             order,
@@ -348,6 +385,14 @@ async def _clean_up(root: Path, mark: str) -> None:
     if not await processes.end(mark):
         await asyncio.to_thread(shutil.rmtree, root / RUN_DIRECTORY, ignore_errors=True)
         await asyncio.to_thread(processes.forget, root)
+
+
+async def _cancelled(task: "asyncio.Task[None]") -> None:
+    """End the task; what it raised has been looked at, or does not matter any more."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()
 
 
 async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:

@@ -4,14 +4,19 @@ The SDK hands the worker's whole environment to what it starts (facts: security 
 it first. Nothing secret is ever an argument, since `ps` shows those: it travels by a file that only we read.
 """
 
+import contextlib
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from overnight.agent import seccomp
 from overnight.agent.environment import View, python_prefix
+from overnight.agent.limits import RunLimits
+from overnight.agent.network import BLOCK, INFO, Joiner, RunNetwork, loopback_network
 from overnight.agent.processes import MARK
 from overnight.ports import Workspace
 
@@ -21,7 +26,7 @@ RUN_DIRECTORY = "run"
 _CLI = Path("/opt/claude-code/claude")
 _UID = 1000
 
-_ETC = (
+ETC = (
     "alternatives",
     "ca-certificates.conf",
     "host.conf",
@@ -41,7 +46,7 @@ _ETC = (
     "ssl/openssl.cnf",
     "timezone",
 )
-_ROOT_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+ROOT_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _NOBODY = "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin"
 
 
@@ -50,31 +55,34 @@ class Tier(Protocol):
     def name(self) -> str: ...
 
     @property
-    def report(self) -> str:
-        """One line for the operator: what holds, and what does not."""
-        ...
-
-    @property
     def as_root(self) -> bool:
         """Whether the agent sees itself as root."""
         ...
 
     def view(self, workspace: Workspace) -> View: ...
 
-    def launch(self, workspace: Workspace, environment: Mapping[str, str], cli: Path) -> Path:
+    def network(self, workspace: Workspace) -> AbstractAsyncContextManager[RunNetwork]:
+        """What the run will reach; entered before `launch`, and left when the run is over."""
+        ...
+
+    def launch(
+        self, workspace: Workspace, environment: Mapping[str, str], cli: Path, network: RunNetwork
+    ) -> Path:
         """Write the files of one run; returns the executable to start in place of the CLI."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Namespace:
-    """bubblewrap: own user, PID, mount, IPC and UTS namespaces; of the host only /usr and a few files."""
+    """bubblewrap: own namespaces of every kind; of the host only /usr and a few files, of the network only what
+    the worker listens on inside of it."""
 
     launcher: Path
     bwrap: Path
+    joiner: Joiner
+    limits: RunLimits
     readable: tuple[Path, ...]
     name: str = "namespace"
-    report: str = "namespace: runs see their workspace and the system's programs only; the network is shared"
     as_root: bool = False
 
     def view(self, workspace: Workspace) -> View:
@@ -88,36 +96,56 @@ class Namespace:
             given=Path("/run/overnight"),
         )
 
-    def launch(self, workspace: Workspace, environment: Mapping[str, str], cli: Path) -> Path:
-        run = _run_directory(workspace)
+    @contextlib.asynccontextmanager
+    async def network(self, workspace: Workspace) -> AsyncIterator[RunNetwork]:
+        async with self.joiner.private_network(run_directory(workspace)) as network:
+            yield network
+
+    def launch(
+        self, workspace: Workspace, environment: Mapping[str, str], cli: Path, network: RunNetwork
+    ) -> Path:
+        run = run_directory(workspace)
         (run / "passwd").write_text(
             f"agent:x:{_UID}:{_UID}:agent:{self.view(workspace).home}:/bin/bash\n{_NOBODY}\n"
         )
         (run / "group").write_text(f"agent:x:{_UID}:\nnogroup:x:65534:\n")
-        _write_private(
+        (run / "filter").write_bytes(seccomp.program(datagrams=True))
+        write_private(
             run / "arguments", "".join(f"{a}\0" for a in self._arguments(workspace, environment, cli))
         )
         # `env -i`, and not only --clearenv: the first process of the namespace is bwrap itself, and the agent
         # can read what that one was started with in /proc/1/environ.
-        bwrap = f"env -i {MARK}={environment[MARK]} {_quote(self.bwrap)} --args 3 {_CLI}"
-        return _link_launcher(self.launcher, run, f'exec {bwrap} "$@" 3<{_quote(run / "arguments")}\n')
+        bwrap = f"env -i {MARK}={environment[MARK]} {quote(self.bwrap)} --args 3 {_CLI}"
+        # `<>` opens a FIFO without waiting, and holds it open: if the helper dies, the sandbox stays shut.
+        files = (
+            f"3<{quote(run / 'arguments')} 4<>{quote(run / INFO)} 5<>{quote(run / BLOCK)} "
+            f"6<{quote(run / 'filter')}"
+        )
+        return link_launcher(self.launcher, run, f'{self.limits.as_shell()}exec {bwrap} "$@" {files}\n')
 
     def _arguments(self, workspace: Workspace, environment: Mapping[str, str], cli: Path) -> list[str]:
         view, run = self.view(workspace), workspace.root / RUN_DIRECTORY
         options = [
-            *("--unshare-all", "--share-net", "--unshare-user", "--uid", str(_UID), "--gid", str(_UID)),
+            *("--unshare-all", "--unshare-user", "--uid", str(_UID), "--gid", str(_UID), "--disable-userns"),
             *("--hostname", "overnight", "--die-with-parent", "--new-session"),
-            *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/var/tmp"),  # noqa: S108 - the same
+            *("--info-fd", "4", "--block-fd", "5", "--seccomp", "6"),
+            *("--proc", "/proc", "--dev", "/dev"),
+            *self._temporary(),
             *_system(),
             *(option for path in self._toolchains() for option in ("--ro-bind", str(path), str(path))),
             *("--ro-bind", str(run / "passwd"), "/etc/passwd", "--ro-bind", str(run / "group"), "/etc/group"),
             *("--ro-bind", str(cli), str(_CLI), "--ro-bind", str(run / "given"), str(view.given)),
             *("--bind", str(workspace.files), str(view.files), "--bind", str(workspace.home), str(view.home)),
-            *("--remount-ro", "/", "--chdir", str(view.files), "--clearenv"),
+            *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(view.files), "--clearenv"),
         ]
         for name, value in environment.items():
             options += ["--setenv", name, value]
         return options
+
+    def _temporary(self) -> list[str]:
+        size = str(self.limits.temporary)
+        places = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - the sandbox's own
+        return [option for place in places for option in ("--size", size, "--tmpfs", place)]
 
     def _toolchains(self) -> list[Path]:
         wanted = [python_prefix(), *self.readable]
@@ -129,28 +157,38 @@ class Unconfined:
     """Nothing but an emptied environment: the agent can read and write all that the service can."""
 
     launcher: Path
-    report: str
     as_root: bool
     setpriv: Path | None
     name: str = "none"
 
     def view(self, workspace: Workspace) -> View:
-        run = workspace.root / RUN_DIRECTORY
-        return View(
-            files=workspace.files,
-            home=workspace.home,
-            config=config_directory(workspace),
-            temporary=run / "tmp",
-            given=run / "given",
-        )
+        return view_of_host(workspace)
 
-    def launch(self, workspace: Workspace, environment: Mapping[str, str], cli: Path) -> Path:
-        run = _run_directory(workspace)
+    @contextlib.asynccontextmanager
+    async def network(self, workspace: Workspace) -> AsyncIterator[RunNetwork]:
+        with loopback_network() as network:
+            yield network
+
+    def launch(
+        self, workspace: Workspace, environment: Mapping[str, str], cli: Path, network: RunNetwork
+    ) -> Path:
+        run = run_directory(workspace)
         (run / "tmp").mkdir(exist_ok=True)
         # Dies with the worker where the system can do it; what it leaves is found by its mark (processes.py).
-        mortal = f"{_quote(self.setpriv)} --pdeathsig KILL " if self.setpriv else ""
+        mortal = f"{quote(self.setpriv)} --pdeathsig KILL " if self.setpriv else ""
         exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
-        return _link_launcher(self.launcher, run, f'{exports}exec {mortal}{_quote(cli)} "$@"\n')
+        return link_launcher(self.launcher, run, f'{exports}exec {mortal}{quote(cli)} "$@"\n')
+
+
+def view_of_host(workspace: Workspace) -> View:
+    run = workspace.root / RUN_DIRECTORY
+    return View(
+        files=workspace.files,
+        home=workspace.home,
+        config=config_directory(workspace),
+        temporary=run / "tmp",
+        given=run / "given",
+    )
 
 
 def config_directory(workspace: Workspace) -> Path:
@@ -160,18 +198,18 @@ def config_directory(workspace: Workspace) -> Path:
 
 def _system() -> list[str]:
     options = ["--ro-bind", "/usr", "/usr"]
-    for name in _ROOT_LINKS:
+    for name in ROOT_LINKS:
         path = Path("/", name)
         if path.is_symlink():
             options += ["--symlink", str(path.readlink()), str(path)]
         elif path.is_dir():
             options += ["--ro-bind", str(path), str(path)]
-    for name in _ETC:
+    for name in ETC:
         options += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     return options
 
 
-def _run_directory(workspace: Workspace) -> Path:
+def run_directory(workspace: Workspace) -> Path:
     run = workspace.root / RUN_DIRECTORY
     (run / "given").mkdir(mode=0o700, parents=True, exist_ok=True)
     return run
@@ -188,19 +226,19 @@ def install_launcher(directory: Path) -> Path:
     return fresh.replace(path)
 
 
-def _link_launcher(launcher: Path, run: Path, start: str) -> Path:
-    _write_private(run / "start", start)
+def link_launcher(launcher: Path, run: Path, start: str) -> Path:
+    write_private(run / "start", start)
     link = run / "launch"
     link.unlink(missing_ok=True)
     link.symlink_to(launcher)
     return link
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
     path.write_text(text, encoding="utf-8")
 
 
-def _quote(path: Path) -> str:
+def quote(path: Path) -> str:
     return shlex.quote(str(path))

@@ -1,7 +1,7 @@
 """What the API is made of."""
 
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from starlette.requests import Request
@@ -32,12 +32,14 @@ class Limits:
 class Readiness:
     """`ok`: jobs sent now will be run here. `draining`: the service is shutting down and takes no new ones.
 
-    `isolation` is the tier that runs are kept in; `reasons` say why it is not ready, or what weakens it.
+    `isolation` is the tier that runs are kept in and `isolation_properties` what was measured of it; `reasons`
+    say why it is not ready, or what weakens it.
     """
 
     ok: bool
     draining: bool
     isolation: str
+    isolation_properties: Mapping[str, bool] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
 
 

@@ -18,7 +18,13 @@ async def healthz(parts: ApiParts, _: Request) -> Response:
 async def readyz(parts: ApiParts, _: Request) -> Response:
     """Whether jobs sent now are run here; `reasons` say why not."""
     now = parts.ready()
-    view = Ready(ready=now.ok, draining=now.draining, isolation=now.isolation, reasons=now.reasons)
+    view = Ready(
+        ready=now.ok,
+        draining=now.draining,
+        isolation=now.isolation,
+        isolation_properties=now.isolation_properties,
+        reasons=now.reasons,
+    )
     return answer(view, 200 if now.ok else 503)
 
 

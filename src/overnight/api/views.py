@@ -193,6 +193,7 @@ class Ready(Struct, frozen=True, kw_only=True):
     ready: bool
     draining: bool
     isolation: str
+    isolation_properties: Mapping[str, bool]
     reasons: Sequence[str]
 
 

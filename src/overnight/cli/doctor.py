@@ -91,14 +91,18 @@ async def isolation(settings: Settings) -> Check:
         IsolationUnavailable,
         choose_tier,
     )
+    from overnight.agent.run import machine_of  # noqa: PLC0415 - the same
 
     try:
         await asyncio.to_thread(settings.data.mkdir, mode=0o700, parents=True, exist_ok=True)
-        tier = await choose_tier(settings.isolation, data=settings.data, readable=settings.sandbox_readable)
+        async with machine_of(settings) as machine:
+            chosen = await choose_tier(settings.isolation, machine)
     except (IsolationUnavailable, OSError) as reason:
         return _check("Isolation", False, str(reason))
-    verdict = Verdict.NOTE if tier.name == "none" else Verdict.GOOD
-    return Check(name="Isolation", verdict=verdict, finding=tier.report)
+    if settings.allow_unsandboxed is None and (refusal := chosen.refusal(settings.min_isolation)):
+        return _check("Isolation", False, refusal)
+    verdict = Verdict.NOTE if chosen.tier.name == "none" else Verdict.GOOD
+    return Check(name="Isolation", verdict=verdict, finding=chosen.report)
 
 
 async def data_directory(settings: Settings) -> Check:

@@ -105,8 +105,17 @@ def seen_by(caller: Caller, decide: Decide) -> Decide:
     return checked
 
 
-def start(*, worker: str, now: float, lease_seconds: float, isolation: str) -> Decide:
+def start(
+    *,
+    worker: str,
+    now: float,
+    lease_seconds: float,
+    isolation: str,
+    properties: Mapping[str, bool] | None = None,
+) -> Decide:
     """Give the job to a worker: a new attempt with a lease. Only the first of its session's line may start."""
+
+    told = {"worker": worker, "isolation": isolation, "isolation_properties": dict(properties or {})}
 
     def decide(job: Job, session: Session) -> Change:
         if job.status is not Status.QUEUED:
@@ -124,7 +133,7 @@ def start(*, worker: str, now: float, lease_seconds: float, isolation: str) -> D
             lease=Lease(worker=worker, until=now + lease_seconds),
             isolation=isolation,
         )
-        job, event = _tell(job, "job.started", now, {"worker": worker, "isolation": isolation})
+        job, event = _tell(job, "job.started", now, told)
         return Change(job=job, session=session, events=(event,))
 
     return decide

@@ -94,6 +94,7 @@ class Runner:
             now=self.clock.now(),
             lease_seconds=self.lease_seconds,
             isolation=self.agent.isolation,
+            properties=self.agent.isolation_properties,
         )
         try:
             claimed = await self.store.change(bell.job_id, decide, check=room_to_run)

@@ -1,0 +1,164 @@
+"""Starts Claude Code under Landlock: the launcher of the tier `landlock`, for hosts that refuse namespaces.
+
+A program of its own (standard library only). It is given the path of a private file with all that it needs to
+know, and the arguments of the CLI. It stays as the parent of everything that the run starts: a daemon that has
+left its parent becomes its child, so it can be found and is killed at the end, whatever it did to its environment.
+"""
+
+import base64
+import ctypes
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_CAPBSET_DROP = 1, 22, 24
+PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
+SECCOMP_MODE_FILTER = 2
+CAPABILITY_VERSION_3 = 0x20080522
+
+CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
+VERSION_FLAG, PATH_BENEATH, NET_PORT = 1, 1, 2
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+MAKE_CHAR, MAKE_BLOCK = 1 << 6, 1 << 11
+REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
+FIRST_RIGHTS = (1 << 13) - 1
+BIND_TCP, CONNECT_TCP = 1, 2
+ABSTRACT_SOCKETS, SIGNALS = 1, 2
+OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main() -> NoReturn:
+    order = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    control(PR_SET_PDEATHSIG, signal.SIGKILL)
+    control(PR_SET_CHILD_SUBREAPER, 1)
+    child = os.fork()
+    if child == 0:
+        control(PR_SET_PDEATHSIG, signal.SIGKILL)
+        confine(order)
+        os.execve(order["cli"], [order["cli"], *sys.argv[2:]], order["environment"])  # noqa: S606 - no shell is wanted
+    os._exit(watch(child))
+
+
+def watch(child: int) -> int:
+    """Until the CLI has ended and all that it left behind is dead; returns the exit status of the CLI."""
+
+    def forward(number: int, _: FrameType | None) -> None:
+        if child:
+            os.kill(child, number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, forward)
+    for descriptor in (0, 1):
+        os.close(descriptor)  # else the service would not see the CLI close them
+    status = 0
+    while True:
+        try:
+            ended, result = os.wait()
+        except ChildProcessError:
+            return status
+        if ended == child:
+            status = os.waitstatus_to_exitcode(result)
+            status = 128 - status if status < 0 else status
+            child = 0
+        if child == 0:
+            kill_children()
+
+
+def kill_children() -> None:
+    """Their own children then become ours, and we are called again when these have ended."""
+    for number in Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split():
+        os.kill(int(number), signal.SIGKILL)
+
+
+def confine(order: dict[str, Any]) -> None:
+    """Raises OSError, and then nothing must be started."""
+    for name, value in order["limits"].items():
+        limit(getattr(resource, f"RLIMIT_{name}"), value)
+    control(PR_SET_NO_NEW_PRIVS, 1)
+    drop_capabilities()
+    restrict(order["read"], order["write"], order["devices"], order["ports"])
+    program = base64.b64decode(order["seccomp"])
+    filters = ctypes.create_string_buffer(program, len(program))
+    described = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(filters))
+    control(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, described)
+
+
+def limit(name: int, value: int) -> None:
+    hard = resource.getrlimit(name)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(name, (value, value))
+
+
+def drop_capabilities() -> None:
+    """All, so that root is a user like others here; only root may drop them from the set it can regain."""
+    if os.geteuid() == 0:
+        for number in range(64):
+            if _libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
+                break  # the kernel's last capability is passed, or we are not allowed to, and have few anyway
+    check(_libc.capset(struct.pack("=Ii", CAPABILITY_VERSION_3, 0), bytes(24)))
+
+
+def restrict(read: Iterable[str], write: Iterable[str], devices: Iterable[str], ports: Iterable[int]) -> None:
+    version = check(_libc.syscall(CREATE_RULESET, None, 0, VERSION_FLAG))
+    rights, attributes = handled(version)
+    ruleset = check(_libc.syscall(CREATE_RULESET, attributes, len(attributes), 0))
+    for path in read:
+        allow(ruleset, path, (EXECUTE | READ_FILE | READ_DIR) & rights)
+    for path in write:
+        allow(ruleset, path, rights & ~(MAKE_CHAR | MAKE_BLOCK))
+    for path in devices:
+        allow(ruleset, path, (READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV) & rights)
+    for port in ports if version >= 4 else ():
+        check(_libc.syscall(ADD_RULE, ruleset, NET_PORT, struct.pack("=QQ", CONNECT_TCP, port), 0))
+    check(_libc.syscall(RESTRICT_SELF, ruleset, 0))
+    os.close(ruleset)
+
+
+def handled(version: int) -> tuple[int, bytes]:
+    """The rights over files, and struct landlock_ruleset_attr, as far as this kernel knows them."""
+    rights = FIRST_RIGHTS
+    for since, right in ((2, REFER), (3, TRUNCATE), (5, IOCTL_DEV)):
+        rights |= right if version >= since else 0
+    attributes = struct.pack("=Q", rights)
+    if version >= 4:
+        attributes += struct.pack("=Q", BIND_TCP | CONNECT_TCP)
+    if version >= 6:
+        attributes += struct.pack("=Q", ABSTRACT_SOCKETS | SIGNALS)
+    return rights, attributes
+
+
+def allow(ruleset: int, path: str, rights: int) -> None:
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return  # what is not there needs no rule
+    try:
+        if not Path(path).is_dir():
+            rights &= OF_A_FILE
+        check(_libc.syscall(ADD_RULE, ruleset, PATH_BENEATH, struct.pack("=Qi", rights, descriptor), 0))
+    finally:
+        os.close(descriptor)
+
+
+def control(option: int, value: int, argument: bytes | int = 0) -> None:
+    check(_libc.prctl(option, value, argument, 0, 0))
+
+
+def check(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The tier for hosts that refuse namespaces, a default Docker container among them: rules of the kernel about
+files, TCP ports and sockets that bind a process and all that it starts. See `confine.py` for what applies them."""
+
+import base64
+import contextlib
+import json
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from overnight.agent import seccomp
+from overnight.agent.environment import View, python_prefix
+from overnight.agent.limits import RunLimits
+from overnight.agent.network import RunNetwork, loopback_network
+from overnight.agent.processes import MARK
+from overnight.agent.tiers import (
+    ETC,
+    ROOT_LINKS,
+    link_launcher,
+    quote,
+    run_directory,
+    view_of_host,
+    write_private,
+)
+from overnight.ports import Workspace
+
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts")
+_ALSO_READABLE = (
+    *("/usr", "/proc", "/etc/passwd", "/etc/group"),
+    *(
+        "/etc/bash.bashrc",
+        "/etc/profile",
+        "/etc/profile.d",
+        "/etc/inputrc",
+    ),  # shells complain if they may not
+)
+"""/proc shows that other processes are there; what they hold is kept from a process in another Landlock domain."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Landlock:
+    launcher: Path
+    limits: RunLimits
+    readable: tuple[Path, ...]
+    as_root: bool
+    name: str = "landlock"
+
+    def view(self, workspace: Workspace) -> View:
+        return view_of_host(workspace)
+
+    @contextlib.asynccontextmanager
+    async def network(self, workspace: Workspace) -> AsyncIterator[RunNetwork]:
+        with loopback_network() as network:
+            yield network
+
+    def launch(
+        self, workspace: Workspace, environment: Mapping[str, str], cli: Path, network: RunNetwork
+    ) -> Path:
+        run, view = run_directory(workspace), self.view(workspace)
+        view.temporary.mkdir(mode=0o700, exist_ok=True)
+        order = {
+            "cli": str(cli),
+            # A configuration that git may not read stops it; in other tiers there is none.
+            "environment": {**environment, "GIT_CONFIG_NOSYSTEM": "1"},
+            "read": [str(path) for path in (*self._system(), view.given, cli)],
+            "write": [str(path) for path in (view.files, view.home, view.temporary)],
+            "devices": [f"/dev/{name}" for name in _DEVICES],
+            "ports": [urlsplit(url).port for url in (network.gateway_url, network.proxy_url)],
+            "limits": self._limits(),
+            "seccomp": base64.b64encode(seccomp.program(datagrams=False)).decode("ascii"),
+        }
+        write_private(run / "order.json", json.dumps(order))
+        python = f"env -i {MARK}={environment[MARK]} {quote(Path(sys.executable))} -I -S"
+        program = Path(__file__).with_name("confine.py")
+        return link_launcher(
+            self.launcher, run, f'exec {python} {quote(program)} {quote(run / "order.json")} "$@"\n'
+        )
+
+    def _system(self) -> list[Path]:
+        roots = [Path("/", name) for name in ROOT_LINKS]
+        files = [Path("/etc", name) for name in ETC]
+        return [*map(Path, _ALSO_READABLE), *roots, *files, python_prefix(), *self.readable]
+
+    def _limits(self) -> dict[str, int]:
+        """By the names of the module `resource`, without their prefix."""
+        limits = self.limits
+        return {
+            "CORE": 0,
+            "FSIZE": limits.file_size,
+            "NOFILE": limits.open_files,
+            "AS": limits.memory,
+            "NPROC": limits.processes,
+        }

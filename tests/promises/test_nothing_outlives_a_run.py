@@ -1,0 +1,49 @@
+"""When a run is over, every process that it started is gone, however it tried to hide."""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+# Each in a session of its own, with an empty environment, and left by its parent.
+BOMB = """
+import os
+for _ in range(50):
+    if os.fork() == 0:
+        os.setsid()
+        os.dup2(os.open("/dev/null", os.O_RDWR), 1)
+        os.execve("/bin/sleep", ["{name}", "600"], {{}})
+"""
+
+
+def alive(name: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if name.encode() in line and int(entry.name) != os.getpid():
+            found.append(int(entry.name))
+    return found
+
+
+async def test_a_daemon_without_parent_and_environment_is_gone(attacker: Any) -> None:
+    name = secrets.token_hex(8)
+    (attacker.files / "bomb.py").write_text(BOMB.format(name=name))
+    count = f"cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -c '^{name}$'"
+    seen = await attacker.bash(f"python3 bomb.py; until [ $({count}) = 50 ]; do :; done; echo all run")
+    assert "all run" in seen
+    assert alive(name) == []
+
+
+async def test_a_script_in_the_background_is_gone(attacker: Any) -> None:
+    name = str(secrets.randbelow(10**12))
+    await attacker.bash(
+        f"(cd /; setsid env -i sleep 600.{name} >/dev/null 2>&1 </dev/null &) ; sleep 0.1; true"
+    )
+    assert alive(name) == []
