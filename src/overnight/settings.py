@@ -109,6 +109,13 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest JSON body of a request.")
     max_archive_bytes: int = Field(512 * 1024 * 1024, ge=1024, description="Largest archive of an upload.")
+    upload_max_entries: int = Field(20_000, ge=1, description="Most files and directories in an upload.")
+    upload_max_file_bytes: int = Field(
+        512 * 1024 * 1024, ge=1, description="Largest file in an upload, unpacked."
+    )
+    upload_max_content_bytes: int = Field(
+        2 * 1024 * 1024 * 1024, ge=1, description="Most bytes in an upload, unpacked."
+    )
 
     log: Literal["text", "json"] = Field("text", description="Form of the log on standard error.")
     redact_shapes: bool = Field(

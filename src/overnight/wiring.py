@@ -27,7 +27,7 @@ from overnight.adapters.webhooks import WebhookSender
 from overnight.agent.run import ClaudeAgent, claude_agent
 from overnight.api.app import close_streams, create_app
 from overnight.api.parts import ApiParts, Limits, Readiness
-from overnight.archive import remove_tree
+from overnight.archive import Caps, Profile, remove_tree
 from overnight.domain.redaction import Redactor
 from overnight.domain.signature import new_secret, parse_secret, sign
 from overnight.flows.lease import Holder
@@ -183,7 +183,9 @@ async def _agent(stack: contextlib.AsyncExitStack, base: Base) -> tuple[ClaudeAg
 async def _working(base: Base, agent: ClaudeAgent, running: Running) -> AsyncIterator[None]:
     """The worker's loop, the sweep and the notifier, while the block runs."""
     settings = base.settings
-    workspaces = Workspaces(settings.data, base.archives, settings.archive_exclude)
+    workspaces = Workspaces(
+        settings.data, base.archives, settings.archive_exclude, uploads=_uploads(settings)
+    )
     runner = _runner(base, agent, workspaces)
     sweep = _sweep(base, agent, workspaces)
     notifier = _notifier(base)
@@ -272,6 +274,7 @@ def _api_parts(base: Base, agent: ClaudeAgent, running: Running, url: str) -> Ap
             max_body_bytes=settings.max_body_bytes,
             max_archive_bytes=settings.max_archive_bytes,
             max_timeout_seconds=settings.max_timeout_seconds,
+            uploads=_uploads(settings),
         ),
         scratch=base.scratch,
         allowed_hosts=("*",) if settings.allow_public else ("127.0.0.1", "[::1]", "localhost"),
@@ -286,6 +289,16 @@ async def _stop_on_failure(database: Database, running: Running) -> None:
     await database.failed()
     log.critical("the database cannot be written any more: stopping")
     running.fail()
+
+
+def _uploads(settings: Settings) -> Profile:
+    caps = Caps(
+        archive_bytes=settings.max_archive_bytes,
+        entries=settings.upload_max_entries,
+        file_bytes=settings.upload_max_file_bytes,
+        content_bytes=settings.upload_max_content_bytes,
+    )
+    return Profile(stranger=True, caps=caps)
 
 
 def redactor_of(settings: Settings) -> Redactor:

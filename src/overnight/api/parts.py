@@ -7,6 +7,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
+from overnight.archive import UPLOAD, Profile
 from overnight.domain.address import CallbackPolicy
 from overnight.domain.redaction import Redactor
 from overnight.ports import ArchiveStore, Clock, Entropy, JobIndex, JobStore, Queue, Wakeups
@@ -14,11 +15,15 @@ from overnight.ports import ArchiveStore, Clock, Entropy, JobIndex, JobStore, Qu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Sizes in bytes. `max_timeout_seconds` is the cap of a job's timeout_seconds and its default."""
+    """Sizes in bytes. `max_timeout_seconds` is the cap of a job's timeout_seconds and its default.
+
+    `uploads` is what a stranger's archive may hold.
+    """
 
     max_body_bytes: int
     max_archive_bytes: int
     max_timeout_seconds: float
+    uploads: Profile = UPLOAD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from overnight.archive import (
     ArchiveRefused,
     Packed,
     Part,
+    Profile,
     pack,
     remove_tree,
     unpack,
@@ -69,11 +70,14 @@ class Saved:
 
 
 class Workspaces:
-    def __init__(self, data: Path, archives: ArchiveStore, exclude: Sequence[str]) -> None:
+    def __init__(
+        self, data: Path, archives: ArchiveStore, exclude: Sequence[str], *, uploads: Profile = UPLOAD
+    ) -> None:
         self._runs = data / "runs"
         self._unsaved = data / "unsaved"
         self._archives = archives
         self._exclude = tuple(exclude)
+        self._uploads = uploads
 
     def root(self, job_id: str, attempt: int) -> Path:
         return self._runs / f"{job_id}.{attempt}"
@@ -157,7 +161,7 @@ class Workspaces:
     async def _restore(self, archive: ArchiveRef, root: Path) -> None:
         workspace = _workspace(root)
         fetched = root / "restore.zip"
-        profile = OWN if archive.origin is Origin.RUN else UPLOAD
+        profile = OWN if archive.origin is Origin.RUN else self._uploads
         routes = {"": workspace.files, TRANSCRIPT_PREFIX: workspace.transcripts}
         try:
             stored = await self._archives.fetch(archive.name, fetched)
