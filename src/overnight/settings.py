@@ -107,6 +107,11 @@ class Settings(BaseSettings):
     archive_exclude: Annotated[tuple[str, ...], NoDecode] = Field(
         (".git", "node_modules", ".cache", "dist"), description="Names left out of archives, comma separated."
     )
+    archive_secrets: Literal["report", "refuse"] = Field(
+        "report",
+        description="What a secret found in an archive before it is stored leads to: an event `archive.secret_found`, "
+        "or also that the archive is not stored and the workspace is set aside below `unsaved`.",
+    )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest JSON body of a request.")
     max_archive_bytes: int = Field(512 * 1024 * 1024, ge=1024, description="Largest archive of an upload.")
     upload_max_entries: int = Field(20_000, ge=1, description="Most files and directories in an upload.")

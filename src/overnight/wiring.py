@@ -184,7 +184,12 @@ async def _working(base: Base, agent: ClaudeAgent, running: Running) -> AsyncIte
     """The worker's loop, the sweep and the notifier, while the block runs."""
     settings = base.settings
     workspaces = Workspaces(
-        settings.data, base.archives, settings.archive_exclude, uploads=_uploads(settings)
+        settings.data,
+        base.archives,
+        settings.archive_exclude,
+        uploads=_uploads(settings),
+        redactor=base.redactor,
+        refuse_secrets=settings.archive_secrets == "refuse",
     )
     runner = _runner(base, agent, workspaces)
     sweep = _sweep(base, agent, workspaces)
