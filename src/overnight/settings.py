@@ -149,6 +149,11 @@ class Settings(BaseSettings):
     archive_exclude: Annotated[tuple[str, ...], NoDecode] = Field(
         (".git", "node_modules", ".cache", "dist"), description="Names left out of archives, comma separated."
     )
+    archive_secrets: Literal["report", "refuse"] = Field(
+        "report",
+        description="What a secret found in an archive before it is stored leads to: an event `archive.secret_found`, "
+        "or also that the archive is not stored and the workspace is set aside below `unsaved`.",
+    )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest JSON body of a request.")
     max_archive_bytes: int = Field(512 * 1024 * 1024, ge=1024, description="Largest archive of an upload.")
     max_queued: int = Field(
@@ -158,6 +163,13 @@ class Settings(BaseSettings):
         256 * 1024 * 1024,
         ge=0,
         description="With less free disk than this, no new job or upload is taken (507).",
+    )
+    upload_max_entries: int = Field(20_000, ge=1, description="Most files and directories in an upload.")
+    upload_max_file_bytes: int = Field(
+        512 * 1024 * 1024, ge=1, description="Largest file in an upload, unpacked."
+    )
+    upload_max_content_bytes: int = Field(
+        2 * 1024 * 1024 * 1024, ge=1, description="Most bytes in an upload, unpacked."
     )
 
     log: Literal["text", "json"] = Field("text", description="Form of the log on standard error.")

@@ -27,7 +27,7 @@ from overnight.adapters.webhooks import WebhookSender
 from overnight.agent.run import ClaudeAgent, claude_agent
 from overnight.api.app import close_streams, create_app
 from overnight.api.parts import ApiParts, Limits, Readiness
-from overnight.archive import remove_tree
+from overnight.archive import Caps, Profile, remove_tree
 from overnight.domain.redaction import Redactor
 from overnight.domain.signature import new_secret, parse_secret
 from overnight.flows.keyring import KeyRing
@@ -187,7 +187,14 @@ async def _agent(stack: contextlib.AsyncExitStack, base: Base) -> tuple[ClaudeAg
 async def _working(base: Base, agent: ClaudeAgent, running: Running) -> AsyncIterator[None]:
     """The worker's loop, the sweep and the notifier, while the block runs."""
     settings = base.settings
-    workspaces = Workspaces(settings.data, base.archives, settings.archive_exclude)
+    workspaces = Workspaces(
+        settings.data,
+        base.archives,
+        settings.archive_exclude,
+        uploads=_uploads(settings),
+        redactor=base.redactor,
+        refuse_secrets=settings.archive_secrets == "refuse",
+    )
     runner = _runner(base, agent, workspaces)
     sweep = _sweep(base, agent, workspaces)
     notifier = _notifier(base)
@@ -296,6 +303,7 @@ def _api_parts(base: Base, agent: ClaudeAgent, running: Running, url: str) -> Ap
             max_timeout_seconds=settings.max_timeout_seconds,
             max_queued=settings.max_queued,
             min_free_bytes=settings.min_free_disk_bytes,
+            uploads=_uploads(settings),
         ),
         scratch=base.scratch,
         allowed_hosts=_allowed_hosts(settings),
@@ -311,6 +319,16 @@ async def _stop_on_failure(database: Database, running: Running) -> None:
     await database.failed()
     log.critical("the database cannot be written any more: stopping")
     running.fail()
+
+
+def _uploads(settings: Settings) -> Profile:
+    caps = Caps(
+        archive_bytes=settings.max_archive_bytes,
+        entries=settings.upload_max_entries,
+        file_bytes=settings.upload_max_file_bytes,
+        content_bytes=settings.upload_max_content_bytes,
+    )
+    return Profile(stranger=True, caps=caps)
 
 
 def redactor_of(settings: Settings) -> Redactor:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overnight.domain.redaction import HEAD, LEAST, Redactor
+from overnight.domain.redaction import LEAST, Redactor
 
 KEY = "sk-test/Canary+7f3a9c2e51b84d06=end"
 VISIBLE = string.ascii_letters + string.digits + "!#$%&'()*+,-./:;<=>?@^_`{|}~\"\\"
@@ -100,7 +100,7 @@ def test_what_stands_around_a_secret_is_kept(text: str, told: str) -> None:
 
 def test_a_text_that_was_cut_in_a_secret_holds_no_part_of_it() -> None:
     redactor = Redactor({"key": KEY}, shapes=False)
-    for end in range(HEAD, len(KEY)):
+    for end in range(20, len(KEY)):
         assert redactor.text(f"key={KEY[:end]}\n[cut]") == "key=[redacted:key]\n[cut]"
 
 

@@ -31,7 +31,7 @@ def test_the_table_has_the_real_delays() -> None:
 
 
 def test_the_numbers_in_the_text_are_the_real_ones() -> None:
-    assert f"±{JITTER:.0%}" in PAGE
+    assert f"±{JITTER * 100:.0f} %" in PAGE
     assert f"about {sum(DELAYS) / 3600:.0f} hours" in PAGE
     assert f"longer, up to {MAX_RETRY_AFTER / 3600:.0f} hours" in PAGE
     assert f"more than {MAX_RESULT_CHARACTERS:,} characters".replace(",", " ") in PAGE

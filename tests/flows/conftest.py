@@ -110,12 +110,15 @@ class World:
     roster: Roster = field(default_factory=Roster)
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     policy: RetryPolicy = field(default_factory=RetryPolicy)
+    refuse_secrets: bool = False
     redactor: Redactor = field(default_factory=Redactor)
 
     def __post_init__(self) -> None:
         self.store = MemoryStore(self.wakeups, self.clock)
         self.queue = MemoryQueue(self.wakeups, self.clock, self.entropy)
-        self.workspaces = Workspaces(self.data, self.archives, exclude=("dist",))
+        self.workspaces = Workspaces(
+            self.data, self.archives, exclude=("dist",), refuse_secrets=self.refuse_secrets
+        )
 
     def runner(self, worker: str = "worker-1") -> Runner:
         return Runner(

@@ -1,9 +1,12 @@
 """What a run tells is blanked before it is written: events, the result, the error."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from overnight.domain.errors import ErrorCode
+from overnight.domain.job import Status
 from overnight.domain.outcome import Ending, Outcome, failed
 from overnight.domain.redaction import Redactor
 from overnight.ports import RunOrder, Stop
@@ -54,3 +57,32 @@ async def test_the_reason_of_a_retry_holds_no_loaded_secret(world: Any) -> None:
     await world.run_next(stumbles)
     [told] = [e.data for e in await world.events(job.job_id) if e.type == "job.retry_scheduled"]
     assert told["message"] == f"refused {TOLD}"
+
+
+async def leaves_a_key(order: RunOrder, emit: Emit, stop: Stop) -> Outcome:
+    (order.workspace.files / "deploy.sh").write_text("export K=ghp_" + "a1B2" * 9)
+    return Outcome(ending=Ending.DONE, result="done", session_cost_usd=0.1)
+
+
+async def test_a_secret_in_the_workspace_is_reported_and_the_archive_is_kept(world: Any) -> None:
+    job = await world.submit()
+    await world.run_next(leaves_a_key)
+    [told] = [e.data for e in await world.events(job.job_id) if e.type == "archive.secret_found"]
+    assert told == {"path": "deploy.sh", "kind": "github_token", "count": 1}
+    assert (await world.job(job.job_id)).archive is not None
+
+
+async def test_an_archive_with_a_secret_is_refused_if_the_operator_says_so(
+    world: Any, tmp_path: Path
+) -> None:
+    strict = replace(world, refuse_secrets=True)
+    job = await strict.submit()
+    await strict.run_next(leaves_a_key)
+    done = await strict.job(job.job_id)
+    assert (done.status, done.archive) == (Status.COMPLETED, None)
+    assert await strict.archives.names("") == []
+    kinds = await strict.kinds(job.job_id)
+    assert "archive.secret_found" in kinds
+    [told] = [e.data for e in await strict.events(job.job_id) if e.type == "workspace.not_saved"]
+    assert told["reason"] == "secrets"
+    assert (tmp_path / "unsaved" / told["kept_in"] / "files" / "deploy.sh").is_file()

@@ -7,6 +7,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
+from overnight.archive import UPLOAD, Profile
 from overnight.domain.address import CallbackPolicy
 from overnight.domain.redaction import Redactor
 from overnight.flows.keyring import KeyRing
@@ -18,6 +19,7 @@ class Limits:
     """Sizes in bytes. `max_timeout_seconds` is the cap of a job's timeout_seconds and its default.
 
     `max_queued` is over all owners; with less than `min_free_bytes` of disk nothing new is taken.
+    `uploads` is what a stranger's archive may hold.
     """
 
     max_body_bytes: int
@@ -26,6 +28,7 @@ class Limits:
     max_queued: int = 100_000
     min_free_bytes: int = 0
     body_seconds: float = 60.0
+    uploads: Profile = UPLOAD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -107,7 +107,7 @@ async def upload(parts: ApiParts, request: Request) -> Response:
     """Start a session from a zip of yours; the next job with this session_id works in it.
 
     Choose a random UUID. The zip is judged before anything of it is kept: plain names and relative links that
-    stay inside, no special files, and nothing that unpacks to more than 2 GiB.
+    stay inside, no special files, and no more files or bytes than this service allows.
     """
     session_id = session_id_of(request)
     check_body(request, "application/zip")
@@ -120,6 +120,7 @@ async def upload(parts: ApiParts, request: Request) -> Response:
             path,
             session_id,
             owner=caller_of(request).owner,
+            profile=parts.limits.uploads,
             store=parts.store,
             archives=parts.archives,
             clock=parts.clock,

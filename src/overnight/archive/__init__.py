@@ -25,6 +25,7 @@ from overnight.archive.model import (
     Unpacked,
 )
 from overnight.archive.pack import pack
+from overnight.archive.scan import Scan, SecretFound, scan
 from overnight.archive.trees import remove_tree
 from overnight.archive.unpack import unpack
 
@@ -49,12 +50,15 @@ __all__ = [
     "Part",
     "Profile",
     "Refusal",
+    "Scan",
+    "SecretFound",
     "Unpacked",
     "fsync_directory",
     "inspect",
     "pack",
     "read_entry",
     "remove_tree",
+    "scan",
     "unpack",
     "whole_file",
 ]

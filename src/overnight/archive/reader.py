@@ -83,14 +83,16 @@ class _End:
 
 
 def read_directory(archive: ArchiveFile, caps: Caps) -> Directory:
-    if archive.size > caps.archive_bytes:
-        raise ArchiveRefused(Refusal.TOO_LARGE, f"The zip has more than {caps.archive_bytes} bytes.")
+    _check_cap(archive.size, caps.archive_bytes, "The zip", "bytes")
     end = _read_end(archive)
-    if end.count > caps.entries:
-        raise ArchiveRefused(Refusal.TOO_LARGE, f"The zip has more than {caps.entries} entries.")
-    if end.size > caps.directory_bytes:
-        raise ArchiveRefused(Refusal.TOO_LARGE, f"Its directory has more than {caps.directory_bytes} bytes.")
+    _check_cap(end.count, caps.entries, "The zip", "entries")
+    _check_cap(end.size, caps.directory_bytes, "Its directory", "bytes")
     return Directory(end.start, list(_records(archive.read(end.start, end.size), end.count)))
+
+
+def _check_cap(number: int, cap: int, what: str, of: str) -> None:
+    if number > cap:
+        raise ArchiveRefused(Refusal.TOO_LARGE, f"{what} has more than {cap} {of}. Nothing was written.")
 
 
 def _read_end(archive: ArchiveFile) -> _End:

@@ -103,6 +103,12 @@ def _trouble(what: str) -> Callable[[Mapping[str, Any]], Line]:
     return tell
 
 
+def _secret_found(told: Mapping[str, Any]) -> Line:
+    return Line(
+        "!", f"a secret is in {first_line(_text(told, 'path'), WIDTH)} ({_text(told, 'kind')})", "yellow"
+    )
+
+
 def _ended(mark: str, word: str, style: str) -> Callable[[Mapping[str, Any]], Line]:
     def tell(told: Mapping[str, Any]) -> Line:
         message = visible(_text(told, "message"))
@@ -133,6 +139,7 @@ _TOLD: dict[str, Callable[[Mapping[str, Any]], Line | None]] = {
     "agent.api_retry": _trouble("the API did not answer, trying again"),
     "agent.rate_limit": _trouble("the API reports a rate limit"),
     "agent.model_fallback": _trouble("another model took over"),
+    "archive.secret_found": _secret_found,
     "workspace.not_saved": _trouble("the workspace could not be stored; it is kept on the worker's disk"),
     "job.retry_scheduled": _trouble("this try failed, another follows"),
     "job.rate_limited": _trouble("rate limited, it goes on later"),

@@ -7,7 +7,7 @@ from overnight.domain.errors import JobError
 from overnight.domain.job import Delivery, DeliveryStatus, DeliveryTry, Job
 
 DELAYS = (0.0, 5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
-"""Seconds before each try: ten tries over about 75 hours (facts: security 6)."""
+"""Seconds before each try: ten tries over about 76 hours (facts: security 6)."""
 JITTER = 0.2
 MAX_RETRY_AFTER = 86400.0
 MAX_RESULT_CHARACTERS = 16_000

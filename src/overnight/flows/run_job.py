@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from overnight.archive import ArchiveRefused
+from overnight.archive import ArchiveRefused, Scan
 from overnight.domain.errors import (
     CancelRequested,
     ErrorCode,
@@ -32,7 +32,7 @@ from overnight.domain.standing import room_to_run
 from overnight.domain.transitions import Decide, finish, requeue, returns_at, start
 from overnight.flows.event_log import EventLog
 from overnight.flows.lease import Holder, RunStop, StopReason
-from overnight.flows.workspace import Saved, Workspaces, WorkspaceUnavailable
+from overnight.flows.workspace import Saved, SecretsInArchive, Workspaces, WorkspaceUnavailable
 from overnight.ports import (
     Agent,
     ArchiveConflict,
@@ -184,6 +184,7 @@ class Runner:
 
     async def _save(self, job: Job, session: Session, outcome: Outcome, events: EventLog) -> Saved | None:
         """Store the workspace; after bounded tries give up, keep it on disk and say so in an event."""
+        told: dict[str, object] = {}
         cost = session.cost_usd if outcome.session_cost_usd is None else outcome.session_cost_usd
         for delay in (*self.save_delays, None):
             try:
@@ -191,16 +192,21 @@ class Runner:
             except (ArchiveConflict, ArchiveRefused):
                 log.exception("the workspace of job %s cannot be saved", job.job_id)
                 break
+            except SecretsInArchive as secrets:
+                _tell_secrets(secrets.scan, events)
+                told = {"reason": "secrets"}
+                break
             except OSError:
                 log.exception("could not save the workspace of job %s", job.job_id)
                 if delay is not None:
                     await asyncio.sleep(delay)
             else:
+                _tell_secrets(saved.scan, events)
                 events.emit("workspace.saved", _told(saved))
                 await events.flush()
                 return saved
         place = await self.workspaces.set_aside(job)
-        events.emit("workspace.not_saved", {"kept_in": place.name})
+        events.emit("workspace.not_saved", {"kept_in": place.name} | told)
         await events.flush()
         return None
 
@@ -286,6 +292,15 @@ def _told(saved: Saved) -> Mapping[str, object]:
         "left_out_total": packed.left_out_total,
         "changed": packed.changed,
     }
+
+
+def _tell_secrets(scan: Scan, events: EventLog) -> None:
+    for found in scan.found:
+        told = {"path": found.path, "kind": found.kind, "count": found.count}
+        events.emit("archive.secret_found", told)
+    unlisted = scan.found_total - len(scan.found)
+    if unlisted or not scan.whole:
+        events.emit("archive.scan_cut", {"unlisted": unlisted, "whole": scan.whole})
 
 
 _NOT_PREPARED = (

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from overnight.archive import UPLOAD, inspect, remove_tree
+from overnight.archive import Profile, inspect, remove_tree
 from overnight.domain.errors import Refused, SessionBusy, SessionExists, SessionNotFound
 from overnight.domain.job import ArchiveRef, Origin, Session
 from overnight.domain.keys import Caller
@@ -20,6 +20,7 @@ async def start_from(
     session_id: str,
     *,
     owner: str,
+    profile: Profile,
     store: JobStore,
     archives: ArchiveStore,
     clock: Clock,
@@ -29,7 +30,7 @@ async def start_from(
 
     Raises ArchiveRefused, SessionExists, OSError; then nothing is kept.
     """
-    await asyncio.to_thread(inspect, source, profile=UPLOAD)
+    await asyncio.to_thread(inspect, source, profile=profile)
     name = f"{PREFIX}/{session_id}/{entropy.job_id()}.0.zip"  # no attempt has the number 0
     stored = await archives.put(name, source)
     archive = ArchiveRef(name=name, size=stored.size, sha256=stored.sha256, origin=Origin.UPLOAD)

@@ -20,12 +20,16 @@ from overnight.archive import (
     ArchiveRefused,
     Packed,
     Part,
+    Profile,
+    Scan,
     pack,
     remove_tree,
+    scan,
     unpack,
 )
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import ArchiveRef, Job, Origin, Session
+from overnight.domain.redaction import Redactor
 from overnight.ports import ArchiveMissing, ArchiveStore, Workspace
 
 log = logging.getLogger(__name__)
@@ -66,14 +70,37 @@ class Prepared:
 class Saved:
     archive: ArchiveRef
     packed: Packed
+    scan: Scan
+
+
+class SecretsInArchive(Exception):
+    """Secrets are in what would be stored, and the operator wants none there."""
+
+    def __init__(self, scan: Scan) -> None:
+        super().__init__(f"{scan.found_total} findings")
+        self.scan = scan
 
 
 class Workspaces:
-    def __init__(self, data: Path, archives: ArchiveStore, exclude: Sequence[str]) -> None:
+    """`redactor` knows the secrets that archives are scanned for; `refuse_secrets`: then they are not stored."""
+
+    def __init__(
+        self,
+        data: Path,
+        archives: ArchiveStore,
+        exclude: Sequence[str],
+        *,
+        uploads: Profile = UPLOAD,
+        redactor: Redactor | None = None,
+        refuse_secrets: bool = False,
+    ) -> None:
         self._runs = data / "runs"
         self._unsaved = data / "unsaved"
         self._archives = archives
         self._exclude = tuple(exclude)
+        self._uploads = uploads
+        self._redactor = redactor or Redactor()
+        self._refuse_secrets = refuse_secrets
 
     def root(self, job_id: str, attempt: int) -> Path:
         return self._runs / f"{job_id}.{attempt}"
@@ -95,7 +122,7 @@ class Workspaces:
         return Prepared(workspace=_workspace(root), continued=leftover)
 
     async def save(self, job: Job, session: Session, cost_usd: float) -> Saved:
-        """Pack the workspace and store it under the attempt's name. Raises OSError."""
+        """Pack the workspace and store it under the attempt's name. Raises SecretsInArchive, OSError."""
         workspace = _workspace(self.root(job.job_id, job.attempt))
         target = workspace.root / "archive.zip"
         note = {
@@ -112,9 +139,13 @@ class Workspaces:
             exclude=self._exclude,
             entries={SESSION_ENTRY: json.dumps(note).encode()},
         )
+        scanned = await asyncio.to_thread(scan, target, self._redactor.count)
+        if scanned.found and self._refuse_secrets:
+            await asyncio.to_thread(target.unlink)
+            raise SecretsInArchive(scanned)
         stored = await self._archives.put(archive_name(job), target)
         archive = ArchiveRef(name=stored.name, size=stored.size, sha256=stored.sha256, origin=Origin.RUN)
-        return Saved(archive=archive, packed=packed)
+        return Saved(archive=archive, packed=packed, scan=scanned)
 
     async def publish(self, job: Job) -> None:
         await self._archives.publish(archive_name(job), alias_name(job.session_id))
@@ -157,7 +188,7 @@ class Workspaces:
     async def _restore(self, archive: ArchiveRef, root: Path) -> None:
         workspace = _workspace(root)
         fetched = root / "restore.zip"
-        profile = OWN if archive.origin is Origin.RUN else UPLOAD
+        profile = OWN if archive.origin is Origin.RUN else self._uploads
         routes = {"": workspace.files, TRANSCRIPT_PREFIX: workspace.transcripts}
         try:
             stored = await self._archives.fetch(archive.name, fetched)
