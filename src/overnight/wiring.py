@@ -383,11 +383,17 @@ def _allowed_hosts(settings: Settings) -> Sequence[str]:
     return OWN_NAMES if settings.host in LOOPBACK else ("*",)
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedKeys:
+    store: SqliteKeys
+    clock: SystemClock
+
+
 @contextlib.asynccontextmanager
-async def opened_keys(settings: Settings) -> AsyncIterator[SqliteKeys]:
+async def opened_keys(settings: Settings) -> AsyncIterator[OpenedKeys]:
     """The keys of the data directory, whether a service runs on it or not. Raises StorageError, OSError."""
     async with open_database(settings.data) as database:
-        yield SqliteKeys(database)
+        yield OpenedKeys(SqliteKeys(database), SystemClock())
 
 
 def _banner(settings: Settings, agent: ClaudeAgent, upstream: str) -> tuple[str, ...]:

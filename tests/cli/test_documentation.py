@@ -14,7 +14,7 @@ from overnight.cli.exits import Exit
 from overnight.cli.main import app
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
-SECTIONS = dict(re.findall(r"^### (overnight [a-z ]+)\n(.*?)(?=^###? |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+SECTIONS = dict(re.findall(r"^### (overnight [a-z -]+)\n(.*?)(?=^###? |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 
 
 def commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:

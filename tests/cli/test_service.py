@@ -123,6 +123,30 @@ def test_what_keeps_a_service_from_starting_is_said_in_words(
         assert "Traceback" not in each.stderr
 
 
+def test_with_a_key_a_public_address_is_served_and_a_revoked_one_is_noticed(
+    environment: dict[str, str],
+) -> None:
+    key = json.loads(call(environment, "keys", "create", "--name", "k", "--json").stdout)
+    service, lines = begun(
+        environment, "serve", "--host", "0.0.0.0", "--port", "0", until="overnight is ready at"
+    )
+    assert not [line for line in lines if key["key"] in line]
+    assert call(environment, "jobs").returncode == 4
+    mine = {**environment, "OVERNIGHT_API_KEY": key["key"]}
+    done = call(mine, "run", "rehearsal: answer fine", "--json")
+    job = json.loads(done.stdout)
+    assert (job["status"], job["owner"]) == ("completed", key["owner"]), done.stderr
+    second = json.loads(call(environment, "keys", "create", "--name", "new", "--json").stdout)
+    theirs = {**environment, "OVERNIGHT_API_KEY": second["key"]}
+    until(lambda: call(theirs, "jobs").returncode == 0)
+    assert call(theirs, "status", job["job_id"]).returncode == 4
+    assert call(environment, "keys", "revoke", key["key_id"]).returncode == 0
+    until(lambda: call(mine, "jobs").returncode == 4)
+    service.send_signal(signal.SIGTERM)
+    _, complaint = service.communicate(timeout=SECONDS)
+    assert (service.returncode, key["key"] in complaint) == (0, False)
+
+
 def test_the_rehearsal_can_be_served_alone(environment: dict[str, str]) -> None:
     process, lines = begun(environment, "rehearsal", "--port", "0", until="use it:")
     assert "ANTHROPIC_BASE_URL=http://127.0.0.1:" in lines[-1]

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import DecodeError, Struct, json
 
-from overnight.cli.exits import Unable
+from overnight.cli.exits import Exit, Unable
 from overnight.cli.starting import explained
 from overnight.cli.text import visible
 from overnight.client import ApiProblem, AsyncClient, ServiceUnreachable
@@ -72,11 +72,19 @@ async def connected(
             "`overnight serve` (it keeps running), or leave out --detach."
         )
     if service is None:
-        async with _started(settings, works=works) as service, AsyncClient(service.url) as client:
+        async with _started(settings, works=works) as service, _client(service, settings) as client:
             yield Connected(client, service, _options(settings))
     else:
-        async with AsyncClient(service.url) as client:
+        async with _client(service, settings) as client:
             yield Connected(client, service, _options(settings))
+
+
+def _client(service: Service, settings: Settings) -> AsyncClient:
+    key = settings.api_key.get_secret_value().strip() if settings.api_key else None
+    try:
+        return AsyncClient(service.url, api_key=key or None)
+    except ValueError as error:
+        raise Unable(f"OVERNIGHT_API_KEY: {error}. Nothing was done.", Exit.USAGE) from None
 
 
 async def running(settings: Settings) -> Service | None:

@@ -5,14 +5,13 @@
 import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from overnight.cli.exits import Exit, finish, refuse
-
-if TYPE_CHECKING:
-    from overnight.settings import Settings
+from overnight.cli.exits import Exit, finish
+from overnight.cli.keys_app import keys_app
+from overnight.cli.loading import load_settings as _settings
 
 app = typer.Typer(
     help="Runs Claude Code in the background: a durable queue, a sandbox, sessions kept as zips.",
@@ -22,6 +21,7 @@ app = typer.Typer(
 )
 sessions_app = typer.Typer(help="Conversations with their files.", no_args_is_help=True)
 app.add_typer(sessions_app, name="sessions")
+app.add_typer(keys_app, name="keys")
 
 Url = Annotated[
     str | None, typer.Option("--url", help="The service to talk to; by default the one on this machine.")
@@ -267,12 +267,3 @@ def version() -> None:
     from importlib.metadata import version
 
     typer.echo(f"overnight {version('overnight')}")
-
-
-def _settings(**overrides: Any) -> "Settings":
-    from overnight.settings import SettingsError, load
-
-    try:
-        return load(**overrides)
-    except SettingsError as error:
-        raise typer.Exit(refuse(str(error), Exit.USAGE)) from None

@@ -23,7 +23,7 @@ PAGE = 100
 
 
 class AsyncClient:
-    """Talks to one service; use it as `async with AsyncClient(url) as client`.
+    """Talks to one service; use it as `async with AsyncClient(url, api_key="ovn_...") as client`.
 
     Every call raises ApiProblem when the service refuses, and ServiceUnreachable when there is no answer after
     patient tries. Calls that the service may see twice without harm are tried again: reading, `submit` (it
@@ -34,6 +34,7 @@ class AsyncClient:
         self,
         base_url: str = "http://127.0.0.1:8080",
         *,
+        api_key: str | None = None,
         timeout: float = 30.0,
         patience: Patience | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
@@ -41,7 +42,12 @@ class AsyncClient:
         token: Callable[[], str] = secrets.token_urlsafe,
     ) -> None:
         self._connection = Connection(
-            base_url, timeout=timeout, patience=patience or Patience(), transport=transport, pause=pause
+            base_url,
+            timeout=timeout,
+            patience=patience or Patience(),
+            api_key=api_key,
+            transport=transport,
+            pause=pause,
         )
         self._token = token
 

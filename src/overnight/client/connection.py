@@ -15,6 +15,9 @@ from overnight.client.errors import ApiProblem, Fault, ServiceUnreachable
 BUSY = frozenset({429, 502, 503, 504})
 """Answers that say "not now": the service or a proxy before it may take the same request a moment later."""
 
+LATER = frozenset({"budget_exhausted"})
+"""Refusals of that kind which no patience outlasts: the service names a time of hours."""
+
 SILENCE_SECONDS = 45.0
 """Three missed heartbeats of an event stream (one every 15 s): the connection is dead although it is open."""
 
@@ -33,7 +36,7 @@ class Patience:
         """Seconds to wait before the same request is sent again; None if that would be of no use."""
         if isinstance(refusal, ServiceUnreachable):
             return delay
-        if refusal.status not in BUSY:
+        if refusal.status not in BUSY or refusal.code in LATER:
             return None
         return min(max(delay, refusal.retry_after or 0.0), self.longest)
 
@@ -61,6 +64,7 @@ class Connection:
         *,
         timeout: float,
         patience: Patience,
+        api_key: str | None,
         transport: httpx.AsyncBaseTransport | None,
         pause: Callable[[float], Awaitable[None]],
     ) -> None:
@@ -73,7 +77,11 @@ class Connection:
         self._timeout = timeout
         # A proxy named in the environment cannot reach this machine's own loopback.
         self._http = httpx.AsyncClient(
-            base_url=self.url, timeout=timeout, transport=transport, trust_env=not is_loopback(url.host)
+            base_url=self.url,
+            headers={} if api_key is None else {"Authorization": f"Bearer {_checked(api_key)}"},
+            timeout=timeout,
+            transport=transport,
+            trust_env=not is_loopback(url.host),
         )
 
     async def close(self) -> None:
@@ -126,6 +134,13 @@ class Connection:
             raise ServiceUnreachable(self.url, _reason(error)) from error
         except httpx.HTTPError as error:  # a redirect loop, a body that does not decompress
             raise ApiProblem(0, "unexpected_answer", "That is not an answer of overnight.") from error
+
+
+def _checked(api_key: str) -> str:
+    """A line break in it would end the header, and other letters cannot stand in one."""
+    if not (api_key.isascii() and api_key.replace("_", "").isalnum()):
+        raise ValueError("an API key looks like ovn_ and 57 letters and digits")
+    return api_key
 
 
 def is_loopback(host: str) -> bool:

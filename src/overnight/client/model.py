@@ -75,6 +75,7 @@ class Job(Struct, frozen=True, kw_only=True):
     isolation: str | None = None
     archive: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+    owner: str = ""
 
     @property
     def final(self) -> bool:
@@ -112,6 +113,7 @@ class Session(Struct, frozen=True, kw_only=True):
     line: list[str] = field(default_factory=list)
     cost_usd: float = 0.0
     archive: Archive | None = None
+    owner: str = ""
 
 
 class Health(Struct, frozen=True, kw_only=True):

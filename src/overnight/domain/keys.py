@@ -127,6 +127,36 @@ def new_key(random: bytes) -> str:
     return body + _checksum(body)
 
 
+def make_key(
+    *,
+    name: str,
+    owner: str | None,
+    scopes: frozenset[Scope],
+    limits: KeyLimits,
+    webhook_secret: str,
+    expires_at: float | None,
+    random: bytes,
+    now: float,
+) -> tuple[str, ApiKey]:
+    """A new key: the text that is shown once, and what is stored. Its owner is the key itself if none is named.
+
+    Raises InvalidKey.
+    """
+    text = new_key(random)
+    presented = parse_key(text)
+    return text, ApiKey(
+        key_id=presented.key_id,
+        name=parse_name(name),
+        secret_sha256=digest(presented.secret),
+        scopes=scopes,
+        owner=presented.key_id if owner is None else parse_owner(owner),
+        created_at=now,
+        limits=limits,
+        webhook_secrets=(webhook_secret,),
+        expires_at=expires_at,
+    )
+
+
 def parse_key(text: str) -> PresentedKey:
     """Raises InvalidKey, also for a key with a typing error: its checksum does not fit."""
     found = _FORM.fullmatch(text)

@@ -1,0 +1,136 @@
+"""`overnight keys`, and the key that the other commands send."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from overnight.domain.keys import parse_key
+from overnight.domain.signature import parse_secret
+
+UNKNOWN = "ovn_" + "a" * 8
+
+
+def made(overnight: Any, *more: str) -> dict[str, Any]:
+    done = overnight("keys", "create", "--name", "laptop", "--json", *more)
+    assert done.exit_code == 0, done.output
+    return dict(json.loads(done.stdout))
+
+
+def listed(overnight: Any) -> list[dict[str, Any]]:
+    return list(json.loads(overnight("keys", "list", "--json").stdout))
+
+
+def test_a_key_is_made_without_a_service_and_shown_once(overnight: Any) -> None:
+    key = made(overnight)
+    assert parse_key(key["key"]).key_id == key["key_id"] == key["owner"]
+    assert len(parse_secret(key["webhook_secret"])) == 32
+    assert key["scopes"] == ["read", "submit"]
+    [found] = listed(overnight)
+    assert found["name"] == "laptop"
+    for output in (overnight("keys", "list").output, overnight("keys", "list", "--json").output):
+        assert key["key"] not in output
+        assert key["webhook_secret"] not in output
+        assert key["key_id"] in output
+
+
+def test_the_key_is_not_in_the_data_directory(overnight: Any) -> None:
+    key = made(overnight)
+    secret = parse_key(key["key"]).secret.encode()
+    for path in Path(overnight.data).rglob("*"):
+        assert not path.is_file() or secret not in path.read_bytes()
+
+
+def test_all_that_can_be_said_about_a_key(overnight: Any) -> None:
+    options = ("--scope", "admin", "--owner", "team/a", "--expires-in-days", "1", "--max-running", "2")
+    limits = (
+        "--requests-per-minute",
+        "5",
+        "--max-queued",
+        "7",
+        "--daily-budget-usd",
+        "1.5",
+        "--model",
+        "haiku",
+    )
+    key = made(overnight, *options, *limits)
+    assert (key["scopes"], key["owner"]) == (["admin"], "team/a")
+    assert key["limits"] == {
+        "requests_per_minute": 5,
+        "max_queued": 7,
+        "max_running": 2,
+        "daily_budget_usd": 1.5,
+        "models": ["haiku"],
+    }
+    assert key["expires_at"] > key["created_at"]
+
+
+def test_for_people(overnight: Any) -> None:
+    done = overnight("keys", "create", "--name", "laptop")
+    found = re.search(r"^OVERNIGHT_API_KEY=(\S+)$", done.stdout, re.MULTILINE)
+    assert found is not None
+    key_id = parse_key(found[1]).key_id
+    assert re.search(
+        rf"{key_id} +laptop +{key_id} +read,submit .* live$", overnight("keys", "list").stdout, re.MULTILINE
+    )
+    assert "is revoked" in overnight("keys", "revoke", key_id).stdout
+    assert re.search(rf"{key_id} .* revoked$", overnight("keys", "list").stdout, re.MULTILINE)
+
+
+def test_without_keys_the_list_says_what_that_means(overnight: Any) -> None:
+    assert "no keys" in overnight("keys", "list").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("create", "--name", "x", "--owner", "a b"), 2),
+        (("create", "--name", " "), 2),
+        (("create", "--name", "x", "--scope", "all"), 2),
+        (("revoke", "nonsense"), 2),
+        (("revoke", UNKNOWN), 1),
+        (("rotate-webhook-secret", UNKNOWN), 1),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_changes_nothing(
+    overnight: Any, words: tuple[str, ...], status: int
+) -> None:
+    done = overnight("keys", *words)
+    assert done.exit_code == status
+    assert "Traceback" not in done.output
+    assert listed(overnight) == []
+
+
+def test_a_webhook_secret_is_replaced_in_two_steps(overnight: Any) -> None:
+    key = made(overnight)
+    rotate = ("keys", "rotate-webhook-secret", key["key_id"])
+    fresh = json.loads(overnight(*rotate, "--json").stdout)["webhook_secret"]
+    assert fresh != key["webhook_secret"]
+    again = overnight(*rotate)
+    assert (again.exit_code, "--finish" in again.stderr) == (1, True)
+    assert overnight(*rotate, "--finish").exit_code == 0
+    assert "whsec_" in overnight(*rotate).stdout
+
+
+def test_commands_on_data_with_keys_want_one(overnight: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = overnight.without_service()
+    monkeypatch.setenv("OVERNIGHT_ISOLATION", "none")
+    key = made(alone)["key"]
+    refused = alone("jobs")
+    assert refused.exit_code == 4
+    assert "OVERNIGHT_API_KEY" in refused.stderr
+    assert "(unauthenticated)" in refused.stderr
+    monkeypatch.setenv("OVERNIGHT_API_KEY", key)
+    assert "no jobs" in alone("jobs").stdout
+
+
+def test_a_key_that_cannot_be_one_is_named_and_not_repeated(
+    overnight: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OVERNIGHT_API_KEY", "canary\nkey")
+    done = overnight("jobs")
+    assert done.exit_code == 2
+    assert "OVERNIGHT_API_KEY" in done.stderr
+    assert "canary" not in done.output
