@@ -1,6 +1,7 @@
 """Neither Bash nor Claude Code's own tools change a file outside of the workspace, its home and its temporary files."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,9 @@ async def test_files_of_the_host_stay_as_they_are(attacker: Any, tmp_path: Path)
         f"tool Write {json.dumps(write)}",
         f"tool Write {json.dumps(through)}",
     )
-    places = [path for place in ("/etc", "/usr", "/") for path in Path(place).iterdir()]
     assert [path.name for path in outside.iterdir()] == ["victim"]
     assert victim.read_text() == "as it was"
-    assert not {"/etc/made", "/usr/made", "/made"} & set(map(str, places))
+    assert not any(map(os.path.exists, ("/etc/made", "/usr/made", "/made")))
     assert not (attacker.workspace.root / "made").exists()
     assert (attacker.files / "inside").read_text() == "x\n"
 
