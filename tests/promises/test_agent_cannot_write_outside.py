@@ -1,6 +1,7 @@
 """Neither Bash nor Claude Code's own tools change a file outside of the workspace, its home and its temporary files."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ async def test_files_of_the_host_stay_as_they_are(attacker: Any, tmp_path: Path)
     )
     assert [path.name for path in outside.iterdir()] == ["victim"]
     assert victim.read_text() == "as it was"
-    assert [made for made in map(Path, ("/etc/made", "/usr/made", "/made")) if made.exists()] == []
+    assert not any(map(os.path.exists, ("/etc/made", "/usr/made", "/made")))
     assert not (attacker.workspace.root / "made").exists()
     assert (attacker.files / "inside").read_text() == "x\n"
 

@@ -101,6 +101,18 @@ async def choose_tier(wanted: Wanted, machine: Machine) -> Isolation:
     return Isolation(tier=unconfined(launcher), failures=tuple(failures))
 
 
+async def attack_every_tier(machine: Machine) -> dict[str, Findings]:
+    """What an agent could do here in each tier, whichever is in force."""
+    launcher = await asyncio.to_thread(install_launcher, machine.data)
+    found = {}
+    for name in reversed(LADDER):
+        tier = make_tier(name, launcher, machine)
+        found[name] = (
+            await attack(tier, machine.data) if tier else Findings(complaint="bubblewrap is not here")
+        )
+    return found
+
+
 def make_tier(name: str, launcher: Path, machine: Machine) -> Tier | None:
     """None if what it is made of is not installed."""
     if name == "none":

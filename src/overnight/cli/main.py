@@ -253,12 +253,20 @@ def rehearsal(
 
 
 @app.command()
-def doctor(json: AsJson = False, url: Url = None, data: Data = None) -> None:
+def doctor(
+    attack: Annotated[
+        bool, typer.Option("--attack", help="Attack every tier of isolation and show what came through.")
+    ] = False,
+    json: AsJson = False,
+    url: Url = None,
+    data: Data = None,
+) -> None:
     """Check that everything overnight needs is there and works."""
     settings = _settings(url=url, data=data)
+    from overnight.cli import attack as attacker
     from overnight.cli import doctor
 
-    finish(doctor.doctor(settings, json=json))
+    finish((attacker.attack if attack else doctor.doctor)(settings, json=json))
 
 
 @app.command()
