@@ -325,5 +325,6 @@ def _banner(settings: Settings, agent: ClaudeAgent, upstream: str) -> tuple[str,
         f"  data       {settings.data}",
         f"  upstream   {upstream}",
         f"  isolation  {agent.tier.report}",
+        f"  egress     {settings.egress}",
         f"  runs       {settings.concurrency} at once",
     )
