@@ -402,6 +402,7 @@ def _banner(settings: Settings, agent: ClaudeAgent, upstream: str) -> tuple[str,
         f"  data       {settings.data}",
         f"  upstream   {upstream}{_key_warning(settings)}",
         f"  isolation  {agent.refusal or agent.chosen.report}",
+        f"  egress     {settings.egress}",
         f"  runs       {settings.concurrency} at once",
     )
 

@@ -45,9 +45,11 @@ class Api:
 
     answers: list[Callable[[], Response]] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    last: bytes = b""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        self.bodies.append(json.loads(await Request(scope, receive).body()))
+        self.last = await Request(scope, receive).body()
+        self.bodies.append(json.loads(self.last))
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         await answer()(scope, receive, send)
 
@@ -161,13 +163,16 @@ async def test_a_stream_that_passes_the_budget_ends_the_others(lay: Lay) -> None
     dear = event("message_start", message={"model": MODEL, "usage": {"input_tokens": 1_000_000}})
     body = {"model": MODEL, "stream": True}
     async with (
-        lay(streamed(BEGIN, then=asyncio.Event()), streamed(dear, END), usd=1.0) as way,
+        lay(streamed(BEGIN, then=asyncio.Event()), streamed(dear, then=asyncio.Event()), usd=1.0) as way,
         way.client.stream("POST", "/v1/messages", json=body) as first,
     ):
         stream = first.aiter_raw()
         assert await anext(stream) == BEGIN
-        assert (await way.ask()).content == dear + END
+        asking = asyncio.create_task(way.ask())
         assert [part async for part in stream] == []
+        assert way.grant.over_budget.is_set(), "although the dear one goes on"
+        way.grant.revoke()
+        assert (await asking).content == dear
 
 
 async def test_hanging_up_before_the_usage_is_told_is_not_free(lay: Lay) -> None:
@@ -234,6 +239,7 @@ async def test_the_api_sees_the_model_that_was_judged(lay: Lay) -> None:
         other = b'{"model": "%b", "model": "claude-fable-5-1"}' % MODEL.encode()
         assert (await way.client.post("/v1/messages", content=other)).status_code == 403
     assert way.api.bodies == [{"model": MODEL, "temperature": 0.1}]
+    assert b"fable" not in way.api.last, "nor does it see the other one"
 
 
 async def test_a_wish_for_more_output_than_is_allowed_is_lowered(lay: Lay) -> None:

@@ -77,7 +77,8 @@ class Meter:
         *lines, rest = chunk.split(b"\n")
         for line in lines:
             self._keep(line)
-            self._read(bytes(self._kept).removeprefix(b"data:"))
+            if self._kept.startswith(b"data:"):
+                self._read(bytes(self._kept[5:]))
             self._kept.clear()
             self._lost = False
         self._keep(rest)
