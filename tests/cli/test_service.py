@@ -168,3 +168,14 @@ def test_doctor_tells_what_is_missing_and_never_shows_a_key(environment: dict[st
     assert "✗ Upstream" in bad.stdout
     assert "canary-key" not in bad.stdout + bad.stderr
     assert "✗ API key: missing" in call(real, "doctor").stdout
+
+
+def test_doctor_attacks_every_tier(environment: dict[str, str]) -> None:
+    done = call(environment, "doctor", "--attack", "--json")
+    assert done.returncode == 0, done.stderr
+    found = {one["tier"]: one for one in json.loads(done.stdout)}
+    assert list(found) == ["namespace", "landlock", "none"]
+    assert found["landlock"]["holds"]
+    assert found["landlock"]["properties"]["files"]
+    assert not found["none"]["properties"]["files"]
+    assert "BROKEN" in call(environment, "doctor", "--attack").stdout
