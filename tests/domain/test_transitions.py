@@ -329,6 +329,13 @@ def test_a_job_costs_what_the_conversation_grew_by() -> None:
     assert change.job.usage.output_tokens == 6
 
 
+def test_what_the_gateway_counted_is_charged_where_claude_code_told_no_total() -> None:
+    """Measured: the total of the conversation does not hold the cost of a killed run afterwards."""
+    killed = replace(failed(ErrorCode.AGENT_CRASHED, ""), counted_cost_usd=0.25)
+    change = after(accepted(), BEGIN, requeue(killed, attempt=1, now=NOW, at=NOW))
+    assert (change.job.cost_usd, change.session.cost_usd) == (0.25, 0.0)
+
+
 def test_a_snapshot_says_why_a_job_waits() -> None:
     first = accepted()
     session = accepted(first.session, job_id="k").session

@@ -1,13 +1,20 @@
 """The real key is nowhere that the agent, or whoever gets its session, can look; the token it has instead is
 worth nothing afterwards."""
 
+import asyncio
 import io
+import os
 import re
+import signal
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+
+from overnight.agent import processes
+from overnight.domain.outcome import Ending
 
 pytestmark = pytest.mark.e2e
 
@@ -72,3 +79,31 @@ async def test_it_is_in_nothing_that_leaves_the_service(start: Any, tmp_path: Pa
     assert b"looked" in everything
     assert KEY.encode() not in everything
     assert KEY.encode() not in everything_in(service.data)
+
+
+async def test_its_token_is_dead_as_soon_as_the_run_is_to_stop(stage: Any) -> None:
+    """A lost lease is one of the reasons. The CLI is frozen, so that the run itself cannot end yet."""
+    keep = 'echo "token=$ANTHROPIC_API_KEY gateway=$ANTHROPIC_BASE_URL"'
+    async with stage("none", stop_grace_seconds=30.0) as it, httpx.AsyncClient(trust_env=False) as client:
+        running = it.start(
+            f"x\nrehearsal: bash {keep}\nrehearsal: bash tail -f /dev/null\nrehearsal: answer no"
+        )
+        told = re.search(r"token=(\S{43}) gateway=(http://[\d.:]+)", str(await it.seen("tool.finished")))
+        assert told is not None
+        token, url = told.groups()
+
+        async def status() -> int:
+            return (await client.get(f"{url}/v1/models", headers={"x-api-key": token})).status_code
+
+        assert await status() == 200
+        frozen = processes.find(it.mark)
+        for process in frozen:
+            os.kill(process.pid, signal.SIGSTOP)
+        it.stop.set()
+        async with asyncio.timeout(10):
+            while await status() != 401:  # noqa: ASYNC110 - nothing tells when a token has died
+                await asyncio.sleep(0)
+        assert not running.done()
+        for process in frozen:
+            os.kill(process.pid, signal.SIGCONT)
+        assert (await running).ending is Ending.INTERRUPTED

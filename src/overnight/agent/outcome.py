@@ -246,8 +246,8 @@ def _last_words(record: Record) -> str:
 
 
 def _usage_so_far(record: Record) -> Usage:
-    """The result counts the run. Where there is none, or it came too early (that of an interrupted call is all
-    zeros), the gateway has seen more."""
+    """The larger count: a result leaves out small calls of Claude Code's own and all of the agent's, and that of an
+    interrupted call is all zeros. Without a result there is only what the gateway saw."""
     if record.result is None or record.result.usage is None:
         return record.metered.usage
     told = Metered(_usage(record.result.usage))

@@ -78,7 +78,7 @@ _NAMED_ALONE: tuple[Network, ...] = (
 )
 _NAT64 = IPv6Network("64:ff9b::/96")
 
-_V6_CHARACTERS = re.compile(r"[0-9A-Fa-f:.]+")
+_BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]+)\]")
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 
 
@@ -89,16 +89,17 @@ def literal_address(host: str) -> Address | None:
     hexadecimal or with parts left out. Raises AddressValueError.
     """
     if host.startswith("["):
-        return _ipv6(host.removeprefix("[").removesuffix("]"))
+        return _ipv6(host)
     last = host.removesuffix(".").rpartition(".")[2]
     return IPv4Address(host) if _NUMBER.fullmatch(last) else None
 
 
 def _ipv6(text: str) -> Address:
     """An IPv4-mapped address becomes the IPv4 address that it means, so that it has one spelling."""
-    if _V6_CHARACTERS.fullmatch(text) is None:
+    found = _BRACKETED.fullmatch(text)
+    if found is None:
         raise AddressValueError
-    return unwrapped(IPv6Address(text))
+    return unwrapped(IPv6Address(found[1]))
 
 
 def unwrapped(address: Address) -> Address:
