@@ -36,8 +36,8 @@ NO_SENDERS = {"requests", "urllib.request", "http.client", "aiohttp", "urllib3"}
 SECRET = re.compile(r"(^|_)(secret|token|signature|password|api_key)s?$")
 OTHER_SIGNATURES = "archive/"
 """The four bytes that a record of a zip begins with."""
-SHOWN_BY = ("cli/", "rehearsal/story")
-"""`rehearsal/story` only holds programs that an agent writes."""
+SHOWN_BY = ("cli/", "rehearsal/story", "agent/canary")
+"""`rehearsal/story` only holds programs that an agent writes; `agent/canary` is one, which attacks its sandbox."""
 
 
 def modules() -> list[Path]:
@@ -87,7 +87,7 @@ def faults(node: ast.AST, where: str) -> Iterator[str]:
         case ast.Compare() if not where.startswith(OTHER_SIGNATURES):
             yield from leaky_comparisons(node)
         case ast.Attribute() if dotted(node) in {"os.environ", "os.getenv", "os.environb"}:
-            if where != "settings":
+            if where not in {"settings", "agent/canary"}:
                 yield "only settings.py reads the environment"
         case _:
             pass

@@ -226,7 +226,14 @@ async def test_a_killed_worker_leaves_nothing_that_cannot_be_reaped(stage: Any, 
 
 
 def _tails(it: Any) -> list[int]:
-    return [p.pid for p in it.survivors() if Path(f"/proc/{p.pid}/comm").read_text() == "tail\n"]
+    return [p.pid for p in it.survivors() if _command(p.pid) == "tail"]
+
+
+def _command(pid: int) -> str | None:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return None  # It has ended since it was listed.
 
 
 async def _until(holds: Callable[[], bool]) -> None:

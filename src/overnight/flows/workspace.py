@@ -6,6 +6,7 @@ and renamed. One that an attempt left behind *is* the checkpoint from which the 
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Sequence
@@ -183,7 +184,10 @@ class Workspaces:
 
     def _discard(self, job_id: str) -> None:
         for root in (*self._runs.glob(f"{job_id}.*"), *self._runs.glob(f".{job_id}.*")):
-            remove_tree(root)
+            with contextlib.suppress(
+                OSError
+            ):  # A sweep may be at the same tree; the next one finds what is left.
+                remove_tree(root)
 
     async def _restore(self, archive: ArchiveRef, root: Path) -> None:
         workspace = _workspace(root)

@@ -138,7 +138,8 @@ async def serve(data: Path, environment: dict[str, str]) -> AsyncIterator[Servic
         async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
             yield Service(client)
     finally:
-        process.terminate()
+        if process.returncode is None:
+            process.terminate()
         await asyncio.wait_for(process.wait(), 40)
 
 
@@ -164,7 +165,11 @@ async def start(tmp_path: Path, model: Model) -> AsyncIterator[Callable[..., Awa
                 "ANTHROPIC_BASE_URL": model.url,
                 "ANTHROPIC_API_KEY": "sk-ant-rehearsal",
                 "OVERNIGHT_ISOLATION": isolation,
-                "OVERNIGHT_MIN_ISOLATION": isolation,
+                **(
+                    {"OVERNIGHT_ALLOW_UNSANDBOXED": "i-understand"}
+                    if isolation == "none"
+                    else {"OVERNIGHT_MIN_ISOLATION": isolation}
+                ),
                 "OVERNIGHT_RETRY_DELAYS": "0.2,0.4",
                 "OVERNIGHT_AGENT_API_RETRIES": "0",
             }
