@@ -14,10 +14,13 @@ from starlette.applications import Starlette
 
 from overnight.adapters.memory import MemoryQueue, MemoryStore, MemoryWakeups
 from overnight.adapters.memory_archives import MemoryArchives
+from overnight.adapters.memory_keys import MemoryKeys
 from overnight.adapters.system import SystemClock, SystemEntropy
 from overnight.api import ApiParts, Limits, Readiness, create_app
 from overnight.api.problems import KINDS, Code
 from overnight.domain.address import CallbackPolicy
+from overnight.domain.redaction import Redactor
+from overnight.flows.keyring import KeyRing
 
 LIMITS = Limits(max_body_bytes=64 * 1024, max_archive_bytes=256 * 1024, max_timeout_seconds=1500.0)
 CANARY = "cnry7f3a"
@@ -67,6 +70,9 @@ def make(scratch: Path, runner: asyncio.Runner) -> Api:
         limits=LIMITS,
         scratch=scratch,
         allowed_hosts=("overnight.test",),
+        keys=KeyRing(MemoryKeys(), clock),
+        free_bytes=lambda: 1 << 30,
+        redactor=Redactor(),
         ready=lambda: Readiness(ok=True, draining=False, isolation="namespace"),
         version="1.2.3",
     )
