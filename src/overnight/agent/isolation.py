@@ -45,10 +45,12 @@ class Isolation:
     @property
     def report(self) -> str:
         """One line for the operator."""
-        holds = ", ".join(name for name, holds in self.properties.items() if holds) or "nothing"
-        open_ = ", ".join(name for name, holds in self.properties.items() if not holds)
-        weak = f"; does not hold: {open_}" if open_ else ""
-        line = f"{self.tier.name} (attacked at start-up; holds: {holds}{weak})"
+        broken = [name for name, holds in self.properties.items() if not holds]
+        held = len(self.properties) - len(broken)
+        but = f", broken: {', '.join(broken)}" if broken else ""
+        line = (
+            f"{self.tier.name} (attacked at start-up, {held} of {len(self.properties)} properties held{but})"
+        )
         if self.tier.name == "none":
             line = "none: RUNS ARE NOT ISOLATED and can read and change all that this service can"
         return ". ".join([line, *self.failures])
