@@ -38,6 +38,7 @@ async def test_a_run_that_was_cut_off_goes_on_from_its_workspace(start: Any, e2e
         )
     )
     await e2e.eventually(lambda: _some(e2e.processes(marker)))
+    await e2e.eventually(lambda: second_step_is_written_down(service))
     await service.kill()
     await e2e.eventually(lambda: _none(e2e.processes(marker)), seconds=5)
     await service.start()
@@ -47,6 +48,12 @@ async def test_a_run_that_was_cut_off_goes_on_from_its_workspace(start: Any, e2e
     assert zipfile.ZipFile(io.BytesIO(archive.content)).read("count.txt") == b"once\n"
     kinds = [event["type"] for event in await service.events(job["job_id"])]
     assert "job.worker_lost" in kinds
+
+
+async def second_step_is_written_down(service: Any) -> bool | None:
+    """Claude Code writes its transcript a moment after the fact: until then a kill makes it repeat a step."""
+    transcripts = service.data.glob("runs/*/home/.claude/projects/workspace/*.jsonl")
+    return True if any("toolu_rehearsal_1_" in path.read_text() for path in transcripts) else None
 
 
 async def _some(found: list[str]) -> list[str] | None:
@@ -100,6 +107,7 @@ async def test_a_worker_that_froze_past_its_lease_changes_nothing_when_it_wakes(
         worker = await start("worker", data=service.data, **upstream)
         job = await service.submit(lines("bash echo once >> count.txt", once_slow(918273648), "answer on"))
         await e2e.eventually(lambda: _some(e2e.processes("sleep 918273648")))
+        await e2e.eventually(lambda: second_step_is_written_down(service))
         worker.process.send_signal(signal.SIGSTOP)
         await service.call(
             "POST", f"/jobs/{blocker['job_id']}/cancel"
