@@ -35,11 +35,18 @@ def commands() -> list[str]:
     return sorted(Path(f"/proc/{p.pid}/comm").read_text().strip() for p in processes.find(MARK))
 
 
+async def until_these_run(*expected: str) -> None:
+    """A child is there before it has become the program that it will be, and nothing says when it has."""
+    async with asyncio.timeout(10):
+        while commands() != list(expected):  # noqa: ASYNC110 - no event crosses a process boundary
+            await asyncio.sleep(0.02)
+
+
 async def test_children_daemons_and_children_without_an_environment_are_found() -> None:
     process = await shell(
-        "setsid tail -f /dev/null >/dev/null & env -i sleep 1000 >/dev/null & sleep 0.2; echo ready; wait"
+        "setsid tail -f /dev/null >/dev/null & env -i sleep 1000 >/dev/null & echo ready; wait"
     )
-    assert commands() == ["sh", "sleep", "tail"]
+    await until_these_run("sh", "sleep", "tail")
     assert await processes.end(MARK) == []
     assert processes.find(MARK) == []
     assert await process.wait() == -signal.SIGKILL
@@ -48,7 +55,7 @@ async def test_children_daemons_and_children_without_an_environment_are_found() 
 async def test_a_daemon_whose_parents_are_gone_is_found() -> None:
     process = await shell("setsid sh -c 'tail -f /dev/null >/dev/null &'; echo ready")
     await process.wait()
-    assert commands() == ["tail"]
+    await until_these_run("tail")
     assert await processes.end(MARK) == []
 
 
