@@ -49,7 +49,8 @@ async def test_children_daemons_and_children_without_an_environment_are_found() 
     await until_these_run("sh", "sleep", "tail")
     assert await processes.end(MARK) == []
     assert processes.find(MARK) == []
-    assert await process.wait() == -signal.SIGKILL
+    # The shell is killed, or ends by itself once its children were.
+    assert await process.wait() in {-signal.SIGKILL, 0}
 
 
 async def test_a_daemon_whose_parents_are_gone_is_found() -> None:
