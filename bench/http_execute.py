@@ -131,7 +131,7 @@ async def serve(server: str, kind: str, listening: socket.socket) -> None:
                 store=store,
                 index=MemoryStore(wakeups, clock),
                 queue=queue,
-                archives=MemoryArchives(),
+                archives=MemoryArchives(SystemClock()),
                 wakeups=wakeups,
                 clock=clock,
                 entropy=SystemEntropy(),

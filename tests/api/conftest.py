@@ -110,7 +110,7 @@ def make_service(scratch: Path, **changes: Any) -> Service:
         store=store,
         index=store,
         queue=MemoryQueue(wakeups, clock, entropy),
-        archives=MemoryArchives(),
+        archives=MemoryArchives(clock),
         wakeups=wakeups,
         keys=KeyRing(MemoryKeys(), clock),
         clock=clock,

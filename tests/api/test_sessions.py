@@ -125,7 +125,8 @@ class TestUpload:
         assert answer.headers["location"] == f"/sessions/{session_id}"
         assert answer.json()["archive"]["origin"] == "upload"
         assert (await client.get(f"/sessions/{session_id}/archive")).content == zipped
-        assert f"claude-code/{session_id}.zip" in await service.parts.archives.names("claude-code/")
+        listed = await service.parts.archives.listing("claude-code/")
+        assert f"claude-code/{session_id}.zip" in [archive.name for archive in listed]
         job = await client.post("/execute", json={"prompt": "p", "session_id": session_id})
         assert job.status_code == 202
         assert service.left_in_scratch() == []
@@ -133,10 +134,10 @@ class TestUpload:
     async def test_a_session_that_is_there_is_not_replaced(
         self, service: Any, client: Any, pack: Pack, session_id: str
     ) -> None:
-        before = await service.parts.archives.names("claude-code/")
+        before = await service.parts.archives.listing("claude-code/")
         answer = await client.put(f"/sessions/{session_id}/archive", content=pack({"x": b""}), headers=ZIP)
         assert (answer.status_code, answer.json()["code"]) == (409, "session_exists")
-        assert await service.parts.archives.names("claude-code/") == before
+        assert await service.parts.archives.listing("claude-code/") == before
 
     @pytest.mark.parametrize("name", ["../escape", "/absolute", "a/../b", "a\x00b"])
     async def test_a_zip_that_reaches_outside_leaves_nothing(
@@ -147,7 +148,7 @@ class TestUpload:
         answer = await client.put(f"/sessions/{session_id}/archive", content=zipped, headers=ZIP)
         assert (answer.status_code, answer.json()["code"]) == (422, "archive_refused")
         assert (await client.get(f"/sessions/{session_id}")).status_code == 404
-        assert await service.parts.archives.names("claude-code/") == []
+        assert await service.parts.archives.listing("claude-code/") == []
         assert service.left_in_scratch() == []
 
     async def test_what_is_no_zip_is_refused(self, service: Any, client: Any) -> None:
@@ -195,7 +196,7 @@ class TestDelete:
         assert (await client.delete(f"/sessions/{session_id}")).status_code == 404
         for path in (f"/sessions/{session_id}", f"/sessions/{session_id}/archive", f"/jobs/{job['job_id']}"):
             assert (await client.get(path)).status_code == 404
-        assert await service.parts.archives.names("claude-code/") == []
+        assert await service.parts.archives.listing("claude-code/") == []
         assert (await client.get("/jobs")).json()["data"] == []
 
     async def test_a_session_at_work_is_kept(self, client: Any, session_id: str) -> None:

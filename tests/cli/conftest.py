@@ -52,7 +52,7 @@ class ScriptedService:
         self.wakeups, self.clock, self.entropy = MemoryWakeups(), SystemClock(), SystemEntropy()
         self.store = MemoryStore(self.wakeups, self.clock)
         self.queue = MemoryQueue(self.wakeups, self.clock, self.entropy)
-        self.archives = MemoryArchives()
+        self.archives = MemoryArchives(self.clock)
         self.scratch = scratch
         self.url = ""
 

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from overnight.adapters.directory import DirectoryArchives
 from overnight.adapters.memory_archives import MemoryArchives
+from overnight.adapters.system import SystemClock
 from overnight.ports import ArchiveConflict, ArchiveMissing, ArchiveStore, StoredArchive
 
 SESSION = "claude-code/6f1c2f5e-8a53-4d0e-9c61-1f6f2f1f6b11"
@@ -18,7 +20,9 @@ FIRST, SECOND, ALIAS = f"{SESSION}/job-1.1.zip", f"{SESSION}/job-2.1.zip", f"{SE
 
 @pytest.fixture(params=["memory", "directory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArchiveStore:
-    return MemoryArchives() if request.param == "memory" else DirectoryArchives(tmp_path / "store")
+    return (
+        MemoryArchives(SystemClock()) if request.param == "memory" else DirectoryArchives(tmp_path / "store")
+    )
 
 
 @pytest.fixture
@@ -40,6 +44,10 @@ Made = Callable[[bytes], Path]
 async def fetched(store: ArchiveStore, name: str, tmp_path: Path) -> bytes:
     await store.fetch(name, tmp_path / "fetched")
     return (tmp_path / "fetched").read_bytes()
+
+
+async def names(store: ArchiveStore, prefix: str) -> list[str]:
+    return [archive.name for archive in await store.listing(prefix)]
 
 
 async def test_what_was_put_is_fetched(store: ArchiveStore, made: Made, tmp_path: Path) -> None:
@@ -97,7 +105,7 @@ async def test_a_missing_archive_is_said_and_leaves_nothing(store: ArchiveStore,
     with pytest.raises(ArchiveMissing):
         await store.publish(FIRST, ALIAS)
     assert not (tmp_path / "t").exists()
-    assert list(await store.names("")) == []
+    assert await names(store, "") == []
 
 
 async def test_the_alias_shows_the_archive_published_last(
@@ -136,11 +144,53 @@ async def test_names_are_sorted_and_begin_with_the_prefix(store: ArchiveStore, m
     for name in (SECOND, FIRST, "claude-code/other/x.zip"):
         await store.put(name, made(name.encode()))
     await store.publish(SECOND, ALIAS)
-    assert list(await store.names(f"{SESSION}/")) == [FIRST, SECOND]
-    assert list(await store.names(SESSION)) == sorted([ALIAS, FIRST, SECOND])
-    assert list(await store.names(f"{SESSION}/job-2")) == [SECOND]
-    assert list(await store.names("nothing/here")) == []
-    assert len(await store.names("")) == 4
+    assert await names(store, f"{SESSION}/") == [FIRST, SECOND]
+    assert await names(store, SESSION) == sorted([ALIAS, FIRST, SECOND])
+    assert await names(store, f"{SESSION}/job-2") == [SECOND]
+    assert await names(store, "nothing/here") == []
+    assert len(await names(store, "")) == 4
+
+
+async def test_a_listing_tells_size_and_time(store: ArchiveStore, made: Made) -> None:
+    source = made(b"1234")
+    os.utime(source, (1_000_000, 1_000_000))  # when it was written is not when it was stored
+    before = time.time()
+    await store.put(FIRST, source)
+    [listed] = await store.listing(SESSION)
+    assert (listed.name, listed.size) == (FIRST, 4)
+    assert before - 2 <= listed.stored_at <= time.time() + 2
+
+
+class Growing:
+    """A file that gets its content in steps, as fast as it is asked for."""
+
+    def __init__(self, path: Path, steps: list[bytes], failure: Exception | None = None) -> None:
+        self.path = path
+        self._steps = steps
+        self._failure = failure
+
+    async def beyond(self, size: int) -> tuple[int, bool]:
+        while self._steps and self.path.stat().st_size <= size:
+            with self.path.open("ab") as file:
+                file.write(self._steps.pop(0))
+        if not self._steps and self._failure is not None:
+            raise self._failure
+        return self.path.stat().st_size, not self._steps
+
+
+async def test_a_file_may_grow_while_it_is_put(store: ArchiveStore, made: Made, tmp_path: Path) -> None:
+    steps = [os.urandom(1 << 20) for _ in range(9)]
+    growing = Growing(made(b""), list(steps))
+    stored = await store.put(FIRST, growing.path, growth=growing)
+    assert stored.size == 9 << 20
+    assert await fetched(store, FIRST, tmp_path) == b"".join(steps)
+
+
+async def test_a_file_whose_writing_breaks_is_not_stored(store: ArchiveStore, made: Made) -> None:
+    growing = Growing(made(b""), [os.urandom(7 << 20), b"end"], RuntimeError("packing broke"))
+    with pytest.raises(RuntimeError, match="packing broke"):
+        await store.put(FIRST, growing.path, growth=growing)
+    assert await names(store, "") == []
 
 
 BAD_NAMES = [
@@ -165,10 +215,10 @@ async def test_other_names_are_refused(name: str, store: ArchiveStore, made: Mad
 @pytest.mark.parametrize("prefix", ["/", "..", "../", "a/../", ".incoming", "a//"])
 async def test_other_prefixes_are_refused(prefix: str, store: ArchiveStore) -> None:
     with pytest.raises(ValueError, match="not a prefix"):
-        await store.names(prefix)
+        await store.listing(prefix)
 
 
 async def test_a_missing_source_is_an_error_and_stores_nothing(store: ArchiveStore, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await store.put(FIRST, tmp_path / "nothing")
-    assert list(await store.names("")) == []
+    assert await names(store, "") == []

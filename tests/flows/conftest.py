@@ -106,7 +106,7 @@ class World:
     entropy: Entropy = field(default_factory=Entropy)
     wakeups: MemoryWakeups = field(default_factory=MemoryWakeups)
     agent: ScriptedAgent = field(default_factory=ScriptedAgent)
-    archives: MemoryArchives = field(default_factory=MemoryArchives)
+    archives: MemoryArchives = field(init=False)
     roster: Roster = field(default_factory=Roster)
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     policy: RetryPolicy = field(default_factory=RetryPolicy)
@@ -115,6 +115,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.store = MemoryStore(self.wakeups, self.clock)
+        self.archives = MemoryArchives(self.clock)
         self.queue = MemoryQueue(self.wakeups, self.clock, self.entropy)
         self.workspaces = Workspaces(
             self.data, self.archives, exclude=("dist",), refuse_secrets=self.refuse_secrets

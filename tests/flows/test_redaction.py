@@ -80,7 +80,7 @@ async def test_an_archive_with_a_secret_is_refused_if_the_operator_says_so(
     await strict.run_next(leaves_a_key)
     done = await strict.job(job.job_id)
     assert (done.status, done.archive) == (Status.COMPLETED, None)
-    assert await strict.archives.names("") == []
+    assert await strict.archives.listing("") == []
     kinds = await strict.kinds(job.job_id)
     assert "archive.secret_found" in kinds
     [told] = [e.data for e in await strict.events(job.job_id) if e.type == "workspace.not_saved"]

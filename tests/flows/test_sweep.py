@@ -89,7 +89,7 @@ async def test_directories_of_finished_jobs_are_deleted_and_those_of_waiting_one
 async def test_an_erasure_that_was_cut_off_is_finished(world: Any, agents: Any) -> None:
     job = await world.submit()
     await world.run_next(agents.writes("a", "a", agents.done()))
-    names, store_erase = world.archives.names, world.store.erase
+    store_erase = world.store.erase
 
     async def dies(session_id: str) -> None:
         raise OSError("killed")
@@ -104,4 +104,4 @@ async def test_an_erasure_that_was_cut_off_is_finished(world: Any, agents: Any) 
     assert list(await world.store.erasing()) == [job.session_id]
     await world.sweep().once()
     assert list(await world.store.erasing()) == []
-    assert list(await names("claude-code/")) == []
+    assert await world.archives.listing("claude-code/") == []

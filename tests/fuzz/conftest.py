@@ -62,7 +62,7 @@ def make(scratch: Path, runner: asyncio.Runner) -> Api:
         store=store,
         index=store,
         queue=MemoryQueue(wakeups, clock, entropy),
-        archives=MemoryArchives(),
+        archives=MemoryArchives(clock),
         wakeups=wakeups,
         clock=clock,
         entropy=entropy,

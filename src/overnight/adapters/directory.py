@@ -6,13 +6,13 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from overnight.archive.durable import fsync_directory, fsync_file, whole_file
 from overnight.archive.names import check_name, check_prefix
-from overnight.ports import ArchiveConflict, ArchiveMissing, StoredArchive
+from overnight.ports import ArchiveConflict, ArchiveMissing, Growth, ListedArchive, StoredArchive, whole
 
 _BLOCK = 1 << 20
 _NO_HARD_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
@@ -28,9 +28,11 @@ class DirectoryArchives:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    async def put(self, name: str, source: Path) -> StoredArchive:
+    async def put(self, name: str, source: Path, *, growth: Growth | None = None) -> StoredArchive:
         """The source is taken over: it is gone afterwards."""
-        return await asyncio.to_thread(self._put, check_name(name), source)
+        check_name(name)
+        await whole(growth)
+        return await asyncio.to_thread(self._put, name, source)
 
     async def fetch(self, name: str, target: Path) -> StoredArchive:
         """Also raises OSError (EIO) if the bytes are no longer those that were put."""
@@ -42,8 +44,8 @@ class DirectoryArchives:
     async def delete(self, name: str) -> None:
         await asyncio.to_thread(self._delete, check_name(name))
 
-    async def names(self, prefix: str) -> Sequence[str]:
-        return await asyncio.to_thread(self._names, check_prefix(prefix))
+    async def listing(self, prefix: str) -> Sequence[ListedArchive]:
+        return await asyncio.to_thread(self._listing, check_prefix(prefix))
 
     def _put(self, name: str, source: Path) -> StoredArchive:
         with self._incoming() as incoming:
@@ -121,10 +123,22 @@ class DirectoryArchives:
         with suppress(OSError):  # not empty, or already gone
             path.parent.rmdir()
 
-    def _names(self, prefix: str) -> list[str]:
+    def _listing(self, prefix: str) -> list[ListedArchive]:
         found = (self._root / prefix.rpartition("/")[0]).rglob("[!.]*.zip")
-        names = [path.relative_to(self._root).as_posix() for path in found]
-        return sorted(name for name in names if name.startswith(prefix))
+        paths = {path.relative_to(self._root).as_posix(): path for path in found}
+        return [*self._lines({name: paths[name] for name in sorted(paths) if name.startswith(prefix)})]
+
+    def _lines(self, paths: Mapping[str, Path]) -> Iterator[ListedArchive]:
+        for name, path in paths.items():
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                status = path.stat()
+                yield ListedArchive(name=name, size=status.st_size, stored_at=self._stored_at(path, status))
+
+    def _stored_at(self, path: Path, status: os.stat_result) -> float:
+        """When it was put: the bytes may be older than their name. An alias has no record of its own."""
+        with suppress(FileNotFoundError):
+            return _record_of(path).stat().st_mtime
+        return status.st_ctime
 
     @contextmanager
     def _incoming(self) -> Iterator[Path]:

@@ -94,7 +94,7 @@ async def erase(
 
 async def finish_erasing(session_id: str, *, store: JobStore, archives: ArchiveStore) -> None:
     """The rest of `erase` for a session that bears the mark: archives, then rows. Idempotent."""
-    for name in await archives.names(f"{PREFIX}/{session_id}/"):
-        await archives.delete(name)
+    for archive in await archives.listing(f"{PREFIX}/{session_id}/"):
+        await archives.delete(archive.name)
     await archives.delete(alias_name(session_id))
     await store.erase(session_id)

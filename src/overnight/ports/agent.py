@@ -1,0 +1,72 @@
+"""What runs Claude Code on one order."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from overnight.domain.job import JobRequest
+from overnight.domain.outcome import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workspace:
+    """The directories of one attempt: `files` is what the agent works in, `home` its HOME.
+
+    `transcripts` is the folder inside `home` that holds the conversation (`{session_id}.jsonl` and its
+    side files).
+    """
+
+    root: Path
+    files: Path
+    home: Path
+    transcripts: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOrder:
+    """All that the agent needs for one attempt. `prompt` is final (a continuation has been put into words);
+    `spent_usd` is what earlier attempts of the job cost."""
+
+    job_id: str
+    attempt: int
+    session_id: str
+    prompt: str
+    request: JobRequest
+    workspace: Workspace
+    spent_usd: float = 0.0
+
+
+class Stop(Protocol):
+    """How a run is told to end. `reason` is set before `wait` returns."""
+
+    async def wait(self) -> None: ...
+
+    def is_set(self) -> bool: ...
+
+
+class Agent(Protocol):
+    @property
+    def isolation(self) -> str:
+        """The tier that runs are kept in, as proved at start-up."""
+        ...
+
+    @property
+    def isolation_properties(self) -> Mapping[str, bool]:
+        """What was measured of the tier: the name of each property, and whether it holds."""
+        ...
+
+    async def run(
+        self, order: RunOrder, *, emit: Callable[[str, Mapping[str, Any]], None], stop: Stop
+    ) -> Outcome:
+        """Run Claude Code on the order until it ends or `stop` is set.
+
+        - `emit(type, data)` is called for every message, in order; it does not block.
+        - A run that was stopped returns `Ending.INTERRUPTED` with what it cost so far: the caller knows why.
+        - When this returns or raises, no process of the run is alive. It raises only CancelledError.
+        """
+        ...
+
+    async def reap(self, root: Path) -> None:
+        """Kill whatever the run that last used this workspace root left alive (its worker died, or froze)."""
+        ...
