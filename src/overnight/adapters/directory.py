@@ -149,9 +149,9 @@ class DirectoryArchives:
             yield Path(scratch) / "archive"
 
     def _sync(self, directory: Path) -> None:
-        """Directories just made are names in their parents: all up to the root."""
+        """Directories just made are names in their parents: all up to the one that holds the root."""
         fsync_directory(directory)
-        while directory != self._root:
+        while directory != self._root.parent:
             directory = directory.parent
             fsync_directory(directory)
 
