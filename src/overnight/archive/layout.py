@@ -84,12 +84,11 @@ def local_times(mtime_ns: int) -> bytes:
     return _TIMES_FIELD.pack(EXTRA_TIMES, _TIMES.size, _TIMES_HAS_MTIME, seconds)
 
 
-def central_times(mtime_ns: int) -> bytes:
-    """The same, and steps of 100 ns in the field of NTFS. Access and creation are set to the mtime:
-    7z shows them, and the archive of a tree must not depend on who last read it."""
+def ntfs_times(mtime_ns: int) -> bytes:
+    """Steps of 100 ns, for the central record. Access and creation are set to the mtime: 7z shows them, and
+    the archive of a tree must not depend on who last read it."""
     ticks = min(max(mtime_ns // 100 + _NTFS_UNTIL_1970, 0), (1 << 63) - 1)
-    ntfs = _NTFS_FIELD.pack(EXTRA_NTFS, _NTFS.size, 0, _NTFS_TAG, 24, ticks, ticks, ticks)
-    return ntfs + local_times(mtime_ns)
+    return _NTFS_FIELD.pack(EXTRA_NTFS, _NTFS.size, 0, _NTFS_TAG, 24, ticks, ticks, ticks)
 
 
 def mtime_ns_of(dos_clock: int, dos_date: int, fields: dict[int, bytes]) -> int:
