@@ -46,3 +46,12 @@ def deflater() -> Deflater:
 
 def inflater() -> Inflater:
     return zlib.decompressobj(RAW)
+
+
+def inflate(data: bytes, size: int) -> bytes:
+    """A whole stream at once, cut at `size` + 1 bytes. Raises CodecError, also if it ends elsewhere than `data`."""
+    engine = inflater()
+    plain = engine.decompress(data, size + 1)
+    if len(plain) <= size and (engine.unused_data or not engine.eof):
+        raise CodecError("the stream does not end where it should")
+    return plain
