@@ -280,16 +280,18 @@ def transcript_line(number: int) -> bytes:
     return b'{"uuid": "%d", "text": "' % number + os.urandom(200).hex().encode() + b'"}\n'
 
 
-@pytest.mark.parametrize("content", ["shrinks", "does not"])
+GROWTHS: dict[str, Callable[[], bytes]] = {
+    "shrinks": lambda: b"".join(map(transcript_line, range(2000))),
+    "does not": lambda: os.urandom(MIB),
+}
+
+
+@pytest.mark.parametrize("content", GROWTHS)
 def test_a_file_that_grew_keeps_its_blocks_and_is_what_a_full_pack_makes(
     workspace: Workspace, tmp_path: Path, content: str
 ) -> None:
     path = workspace.tree / "log"
-    grow = (
-        (lambda: b"".join(map(transcript_line, range(2000))))
-        if content == "shrinks"
-        else lambda: os.urandom(MIB)
-    )
+    grow = GROWTHS[content]
     path.write_bytes(b"".join(grow() for _ in range(8)))
     full = workspace.pack()
     for _ in range(3):
