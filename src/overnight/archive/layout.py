@@ -11,6 +11,9 @@ END = struct.Struct("<4s4H2LH")
 END_SIGNATURE = b"PK\x05\x06"
 END64 = struct.Struct("<4sQ2H2L4Q")
 END64_SIGNATURE = b"PK\x06\x06"
+DESCRIPTOR = struct.Struct("<4s3L")
+DESCRIPTOR64 = struct.Struct("<4sLQQ")
+DESCRIPTOR_SIGNATURE = b"PK\x07\x08"
 LOCATOR = struct.Struct("<4sLQL")
 LOCATOR_SIGNATURE = b"PK\x06\x07"
 
@@ -34,10 +37,12 @@ EXTRA_NTFS = 0x000A
 EXTRA_TIMES = 0x5455
 
 _NTFS = struct.Struct("<LHHQQQ")
+_NTFS_FIELD = struct.Struct("<HHLHHQQQ")
 _NTFS_TAG = 1
 _NTFS_UNTIL_1970 = 116_444_736_000_000_000
 """100 ns steps from 1601, where NTFS begins to count, to 1970."""
 _TIMES = struct.Struct("<Bl")
+_TIMES_FIELD = struct.Struct("<HHBl")
 _TIMES_HAS_MTIME = 1
 
 NS = 1_000_000_000
@@ -50,18 +55,18 @@ def extra_field(tag: int, payload: bytes) -> bytes:
     return EXTRA_HEADER.pack(tag, len(payload)) + payload
 
 
-def extra_fields(extra: bytes) -> dict[int, bytes]:
-    """The first field of each tag; a torn tail, which some packers pad with, is dropped."""
-    fields: dict[int, bytes] = {}
+def field_of(extra: bytes, tag: int) -> bytes:
+    """The first field of that tag, or b""; a torn tail, which some packers pad with, is dropped."""
     at = 0
     while at + EXTRA_HEADER.size <= len(extra):
-        tag, length = EXTRA_HEADER.unpack_from(extra, at)
+        found, length = EXTRA_HEADER.unpack_from(extra, at)
         at += EXTRA_HEADER.size
         if at + length > len(extra):
             break
-        fields.setdefault(tag, extra[at : at + length])
+        if found == tag:
+            return extra[at : at + length]
         at += length
-    return fields
+    return b""
 
 
 def dos_time(mtime_ns: int) -> tuple[int, int]:
@@ -76,23 +81,24 @@ def local_times(mtime_ns: int) -> bytes:
     seconds = mtime_ns // NS
     if not -(1 << 31) <= seconds < 1 << 31:
         return b""
-    return extra_field(EXTRA_TIMES, _TIMES.pack(_TIMES_HAS_MTIME, seconds))
+    return _TIMES_FIELD.pack(EXTRA_TIMES, _TIMES.size, _TIMES_HAS_MTIME, seconds)
 
 
-def central_times(mtime_ns: int) -> bytes:
-    """The same, and steps of 100 ns in the field of NTFS. Access and creation are set to the mtime:
-    7z shows them, and the archive of a tree must not depend on who last read it."""
+def ntfs_times(mtime_ns: int) -> bytes:
+    """Steps of 100 ns, for the central record. Access and creation are set to the mtime: 7z shows them, and
+    the archive of a tree must not depend on who last read it."""
     ticks = min(max(mtime_ns // 100 + _NTFS_UNTIL_1970, 0), (1 << 63) - 1)
-    ntfs = _NTFS.pack(0, _NTFS_TAG, 24, ticks, ticks, ticks)
-    return extra_field(EXTRA_NTFS, ntfs) + local_times(mtime_ns)
+    return _NTFS_FIELD.pack(EXTRA_NTFS, _NTFS.size, 0, _NTFS_TAG, 24, ticks, ticks, ticks)
 
 
-def mtime_ns_of(dos_clock: int, dos_date: int, fields: dict[int, bytes]) -> int:
+def mtime_ns_of(dos_clock: int, dos_date: int, extra: bytes) -> int:
     """The most exact mtime that a central record holds, in nanoseconds since 1970."""
-    ntfs = fields.get(EXTRA_NTFS, b"")
-    if len(ntfs) >= _NTFS.size and _NTFS.unpack_from(ntfs)[1] == _NTFS_TAG:
-        return (int(_NTFS.unpack_from(ntfs)[3]) - _NTFS_UNTIL_1970) * 100
-    times = fields.get(EXTRA_TIMES, b"")
+    ntfs = field_of(extra, EXTRA_NTFS)
+    if len(ntfs) >= _NTFS.size:
+        _, tag, _, ticks, _, _ = _NTFS.unpack_from(ntfs)
+        if tag == _NTFS_TAG:
+            return (int(ticks) - _NTFS_UNTIL_1970) * 100
+    times = field_of(extra, EXTRA_TIMES)
     if len(times) >= _TIMES.size and times[0] & _TIMES_HAS_MTIME:
         return int(_TIMES.unpack_from(times)[1]) * NS
     return _ns_of_dos(dos_clock, dos_date)
