@@ -40,13 +40,16 @@ class Scan:
     whole: bool
 
 
-def scan(path: Path, count: Count) -> Scan:
-    """Blocking. Raises ArchiveRefused, OSError."""
+def scan(path: Path, count: Count, *, since: int = 0) -> Scan:
+    """Only of entries from the offset `since` on: `Packed.fresh_from`, if the base was looked at before.
+
+    Blocking. Raises ArchiveRefused, OSError.
+    """
     found: list[SecretFound] = []
     left = MOST
     with open_archive(path) as archive:
         for span in spans(archive, read_directory(archive, OWN_CAPS)):
-            if not _is_looked_at(span):
+            if span.record.header_offset < since or not _is_looked_at(span):
                 continue
             left -= span.record.entry.size
             if left < 0:
