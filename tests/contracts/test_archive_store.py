@@ -9,14 +9,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from tests.supabase_server.app import storage_server
+from tests.supabase_server.bucket import SECRET, Project
 
 from overnight.adapters.directory import DirectoryArchives
 from overnight.adapters.memory_archives import MemoryArchives
 from overnight.adapters.supabase import Access, supabase_archives
 from overnight.adapters.system import SystemClock, SystemEntropy
 from overnight.ports import ArchiveConflict, ArchiveMissing, ArchiveStore, StoredArchive
-from tests.supabase_server.app import storage_server
-from tests.supabase_server.bucket import SECRET, Project
 
 REAL_PROJECT = (
     ["supabase-real"]

@@ -242,6 +242,7 @@ def _runner(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Runner:
         policy=settings.retry_policy,
         redactor=base.redactor,
         lease_seconds=settings.lease_seconds,
+        fail_too_large=settings.archive_too_large == "fail",
     )
 
 

@@ -122,14 +122,13 @@ class SupabaseArchives:
             # MISSING: an earlier try of this very move may have succeeded, and its answer was lost.
             if error.fault not in {Fault.TAKEN, Fault.MISSING}:
                 raise
-            if not await self._holds(key, file, size):
-                raise ArchiveConflict(
-                    "An archive of that name is already stored, with other content."
-                ) from None
         else:
             return
+        ours = await self._holds(key, file, size)
         with contextlib.suppress(StorageFault, OSError):  # swept later
             await self._objects.remove(incoming)
+        if not ours:
+            raise ArchiveConflict("An archive of that name is already stored, with other content.")
 
     async def _holds(self, key: str, file: Source, size: int) -> bool:
         """Whether the object has the bytes of the file."""
