@@ -111,6 +111,7 @@ class World:
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     refuse_secrets: bool = False
+    fail_too_large: bool = False
     redactor: Redactor = field(default_factory=Redactor)
 
     def __post_init__(self) -> None:
@@ -134,6 +135,7 @@ class World:
             policy=self.policy,
             redactor=self.redactor,
             lease_seconds=15.0,
+            fail_too_large=self.fail_too_large,
             save_delays=(0.0, 0.0),
         )
 
