@@ -106,7 +106,7 @@ def test_all_that_an_open_job_has_stored_stays(status: Status) -> None:
 
 
 def test_a_dead_letter_keeps_what_it_goes_on_from() -> None:
-    ages = {name(0, 1, 10): 1e6, name(0, 2, 9): 1e6, name(0, 2, 10): 1e6, name(0, 2): 1e6}
+    ages = {name(0, 1, 11): 1e6, name(0, 2, 9): 1e6, name(0, 2, 10): 1e6, name(0, 2): 1e6}
     unsaved = job(0, Status.FAILED)
     assert deleted(ages, unsaved) == sorted(ages.keys() - {name(0, 2, 10)})
     saved = job(0, Status.FAILED, name(0, 2))
