@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from overnight.domain.address import CallbackPolicy
 from overnight.domain.egress import EgressPolicy, allowed_host
+from overnight.domain.retention import RetentionPolicy
 from overnight.domain.retry import RetryPolicy
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -201,6 +202,16 @@ class Settings(BaseSettings):
         description="What a secret found in an archive before it is stored leads to: an event `archive.secret_found`, "
         "or also that the archive is not stored and the workspace is set aside below `unsaved`.",
     )
+    archive_versions: int = Field(
+        10,
+        ge=1,
+        description="Archives kept of each session, with the current one; each finished job makes one.",
+    )
+    archive_max_age_days: float | None = Field(
+        None,
+        gt=0,
+        description="Archives older than this are deleted, whatever their number, but never the current one.",
+    )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest JSON body of a request.")
     max_archive_bytes: int = Field(512 * 1024 * 1024, ge=1024, description="Largest archive of an upload.")
     max_queued: int = Field(
@@ -275,6 +286,13 @@ class Settings(BaseSettings):
     def supabase_key(self) -> SecretStr | None:
         """The one with the most rights: a public key makes every refusal look like nothing."""
         return self.supabase_secret_key or self.supabase_service_role_key or self.supabase_anon_key
+
+    @property
+    def retention_policy(self) -> RetentionPolicy:
+        days = self.archive_max_age_days
+        return RetentionPolicy(
+            versions=self.archive_versions, max_age_seconds=None if days is None else days * 86_400
+        )
 
     @property
     def callback_policy(self) -> CallbackPolicy:

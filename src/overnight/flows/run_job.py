@@ -32,6 +32,7 @@ from overnight.domain.standing import room_to_run
 from overnight.domain.transitions import Decide, finish, requeue, returns_at, start
 from overnight.flows.event_log import EventLog
 from overnight.flows.lease import Holder, RunStop, StopReason
+from overnight.flows.retention import Retention
 from overnight.flows.workspace import Saved, SecretsInArchive, Workspaces, WorkspaceUnavailable
 from overnight.ports import (
     Agent,
@@ -75,6 +76,7 @@ class Runner:
     entropy: Entropy
     policy: RetryPolicy
     redactor: Redactor
+    retention: Retention
     lease_seconds: float
     fail_too_large: bool = False
     save_delays: tuple[float, ...] = SAVE_DELAYS
@@ -135,6 +137,7 @@ class Runner:
                 saved, outcome = None, _failed_as_too_large(outcome)
             await self._finish(job, outcome, saved)
         await self.workspaces.discard(job)
+        await self.retention.tidy(job.session_id)
 
     async def _outcome(
         self, job: Job, session: Session, events: EventLog, stop: RunStop

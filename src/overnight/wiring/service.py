@@ -29,9 +29,12 @@ from overnight.api.parts import ApiParts, Limits, Readiness
 from overnight.archive import Caps, Profile, remove_tree
 from overnight.domain.redaction import Redactor
 from overnight.domain.signature import parse_secret
+from overnight.flows.housekeeping import Housekeeping
+from overnight.flows.kept_here import KeptHere
 from overnight.flows.keyring import KeyRing
 from overnight.flows.lease import Holder
 from overnight.flows.notify import Notifier
+from overnight.flows.retention import Retention
 from overnight.flows.run_job import Runner
 from overnight.flows.sweep import Sweep
 from overnight.flows.workspace import Workspaces
@@ -49,6 +52,7 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 OWN_NAMES = ("127.0.0.1", "[::1]", "localhost")
 LONGEST_SWEEP_PAUSE = 1.0
 """A lapsed lease is seen by one sweep and taken back by the next: a lost job runs again two seconds later."""
+HOUSEKEEPING_PAUSE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +213,8 @@ async def _working(base: Base, agent: ClaudeAgent, running: Running) -> AsyncIte
         pause = min(settings.lease_seconds / 3, LONGEST_SWEEP_PAUSE)
         leaving = running.leaving
         tasks.create_task(every(pause, sweep.once, what="the sweep", leaving=leaving))
+        tidy = _housekeeping(base).once
+        tasks.create_task(every(HOUSEKEEPING_PAUSE, tidy, what="the housekeeping", leaving=leaving))
         loop = tasks.create_task(_work(base, agent, runner, leaving))
         try:
             yield
@@ -241,6 +247,7 @@ def _runner(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Runner:
         entropy=base.entropy,
         policy=settings.retry_policy,
         redactor=base.redactor,
+        retention=_retention(base),
         lease_seconds=settings.lease_seconds,
         fail_too_large=settings.archive_too_large == "fail",
     )
@@ -254,10 +261,28 @@ def _sweep(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Sweep:
         agent=agent,
         roster=base.roster,
         workspaces=workspaces,
-        archives=base.archives,
         clock=base.clock,
         entropy=base.entropy,
         policy=base.settings.retry_policy,
+    )
+
+
+def _housekeeping(base: Base) -> Housekeeping:
+    return Housekeeping(
+        store=base.store,
+        index=base.index,
+        archives=base.archives,
+        kept=KeptHere(base.settings.data),
+        retention=_retention(base),
+    )
+
+
+def _retention(base: Base) -> Retention:
+    return Retention(
+        store=base.store,
+        archives=base.archives,
+        clock=base.clock,
+        policy=base.settings.retention_policy,
     )
 
 
@@ -298,6 +323,7 @@ def _api_parts(base: Base, agent: ClaudeAgent, running: Running, url: str) -> Ap
         archives=base.archives,
         wakeups=base.wakeups,
         keys=base.keys,
+        kept=KeptHere(settings.data),
         clock=base.clock,
         entropy=base.entropy,
         callback_policy=settings.callback_policy,
