@@ -1,6 +1,7 @@
 """A session as a plain zip: pack it, look into it, restore it. Blocking calls: run them in a thread."""
 
 from overnight.archive.durable import fsync_directory, whole_file
+from overnight.archive.incremental import prune, unchanged
 from overnight.archive.listing import EntryContent, inspect, read_entry
 from overnight.archive.model import (
     DEFAULT_EXCLUDE,
@@ -11,7 +12,9 @@ from overnight.archive.model import (
     TRANSCRIPT_PREFIX,
     UPLOAD,
     ArchiveRefused,
+    Base,
     Caps,
+    Check,
     Entry,
     EntryMissing,
     Kind,
@@ -25,6 +28,7 @@ from overnight.archive.model import (
     Unpacked,
 )
 from overnight.archive.pack import pack
+from overnight.archive.record import Record
 from overnight.archive.scan import Scan, SecretFound, scan
 from overnight.archive.trees import remove_tree
 from overnight.archive.unpack import unpack
@@ -38,7 +42,9 @@ __all__ = [
     "TRANSCRIPT_PREFIX",
     "UPLOAD",
     "ArchiveRefused",
+    "Base",
     "Caps",
+    "Check",
     "Entry",
     "EntryContent",
     "EntryMissing",
@@ -49,6 +55,7 @@ __all__ = [
     "Packed",
     "Part",
     "Profile",
+    "Record",
     "Refusal",
     "Scan",
     "SecretFound",
@@ -56,9 +63,11 @@ __all__ = [
     "fsync_directory",
     "inspect",
     "pack",
+    "prune",
     "read_entry",
     "remove_tree",
     "scan",
+    "unchanged",
     "unpack",
     "whole_file",
 ]

@@ -32,7 +32,7 @@ class Inflater(Protocol):
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
-def crc32(content: bytes, start: int = 0) -> int:
+def crc32(content: bytes | memoryview, start: int = 0) -> int:
     return zlib.crc32(content, start)
 
 

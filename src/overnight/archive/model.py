@@ -95,6 +95,24 @@ class Part:
     prefix: str
 
 
+@dataclass(frozen=True, slots=True)
+class Base:
+    """An archive to copy unchanged entries from, and the record of the tree that it was packed from or restored to.
+
+    The archive must be one that was checked against its SHA-256, and made by `pack`.
+    """
+
+    archive: Path
+    record: Path
+
+
+class Check(StrEnum):
+    """What tells that a file is as the record says: its status, or its status but for times and its content too."""
+
+    STATUS = "status"
+    CONTENT = "content"
+
+
 class Omission(StrEnum):
     """Why a file of the tree is not in its archive."""
 
@@ -119,7 +137,9 @@ class LeftOut:
 class Packed:
     """`left_out` and `changed` name the first 100 paths; the totals count all.
 
-    A changed file moved under the reader twice: it was stored as read the second time.
+    A changed file moved under the reader twice: it was stored as read the second time. `reused_entries` were
+    copied from the base as they lay there; `fresh_bytes` of the archive were made anew. `incremental` says that
+    there was a base and it fitted.
     """
 
     entries: int
@@ -130,6 +150,9 @@ class Packed:
     left_out_total: int
     changed: tuple[str, ...]
     changed_total: int
+    reused_entries: int = 0
+    fresh_bytes: int = 0
+    incremental: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Generic, TypeVar
@@ -14,7 +14,9 @@ from overnight.archive.model import (
     OWN_CAPS,
     RESERVED,
     ArchiveRefused,
+    Base,
     Caps,
+    Check,
     Kind,
     LeftOut,
     Omission,
@@ -42,6 +44,11 @@ def pack(
     entries: Mapping[str, bytes] | None = None,
     exclude: Collection[str] = DEFAULT_EXCLUDE,
     limits: Caps = OWN_CAPS,
+    base: Base | None = None,
+    record: Path | None = None,
+    settled: bool = True,
+    check: Check = Check.STATUS,
+    wrote: Callable[[int], None] | None = None,
 ) -> Packed:
     """Writes `entries` (name to content) and then each part, in bytes order, to a stream or a durable file.
 
