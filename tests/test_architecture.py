@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "api": {"api", "flows", "archive", "ports", "domain"},
     "worker": {"worker", "flows", "ports", "domain"},
     "wiring": {
+        "wiring",
         "api",
         "worker",
         "flows",

@@ -146,6 +146,11 @@ class Settings(BaseSettings):
         3, ge=0, le=10, description="Tries that Claude Code itself makes again for one API call."
     )
 
+    archives: Literal["auto", "directory", "supabase", "s3"] = Field(
+        "auto",
+        description="Where archives are kept; `auto` takes the store whose address is set, and the directory "
+        "`archives` below the data directory otherwise.",
+    )
     archive_exclude: Annotated[tuple[str, ...], NoDecode] = Field(
         (".git", "node_modules", ".cache", "dist"), description="Names left out of archives, comma separated."
     )

@@ -1,4 +1,4 @@
-"""Puts the parts together: the only file that names concrete classes."""
+"""A service or a worker, put together from its parts."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,6 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from overnight.adapters.directory import DirectoryArchives
 from overnight.adapters.memory import MemoryWakeups
 from overnight.adapters.roster import FileRoster, worker_name
 from overnight.adapters.sqlite.database import Database, open_database
@@ -29,16 +28,19 @@ from overnight.api.app import close_streams, create_app
 from overnight.api.parts import ApiParts, Limits, Readiness
 from overnight.archive import Caps, Profile, remove_tree
 from overnight.domain.redaction import Redactor
-from overnight.domain.signature import new_secret, parse_secret
+from overnight.domain.signature import parse_secret
 from overnight.flows.keyring import KeyRing
 from overnight.flows.lease import Holder
 from overnight.flows.notify import Notifier
 from overnight.flows.run_job import Runner
 from overnight.flows.sweep import Sweep
 from overnight.flows.workspace import Workspaces
+from overnight.ports import ArchiveStore
 from overnight.rehearsal import serve_rehearsal
 from overnight.serving import listen, serving, url_of
 from overnight.settings import Settings, SettingsError
+from overnight.wiring.archives import opened_archives
+from overnight.wiring.secrets import redactor_of, webhook_secret
 from overnight.worker.loop import every, work
 
 log = logging.getLogger(__name__)
@@ -62,7 +64,7 @@ class Base:
     index: SqliteIndex
     queue: SqliteQueue
     wakeups: DatagramWakeups
-    archives: DirectoryArchives
+    archives: ArchiveStore
     roster: FileRoster
     clock: SystemClock
     entropy: SystemEntropy
@@ -133,6 +135,7 @@ async def _base(settings: Settings) -> AsyncIterator[Base]:
     async with (
         open_database(settings.data) as database,
         open_wakeups(database, MemoryWakeups(), entropy) as wakeups,
+        opened_archives(settings) as archives,
     ):
         with contextlib.closing(FileRoster(settings.data, host)) as roster:
             roster.enroll(worker)
@@ -147,7 +150,7 @@ async def _base(settings: Settings) -> AsyncIterator[Base]:
                     index=SqliteIndex(database),
                     queue=SqliteQueue(database, wakeups, clock, entropy),
                     wakeups=wakeups,
-                    archives=DirectoryArchives(settings.data / "archives"),
+                    archives=archives,
                     roster=roster,
                     clock=clock,
                     entropy=entropy,
@@ -329,29 +332,6 @@ def _uploads(settings: Settings) -> Profile:
         content_bytes=settings.upload_max_content_bytes,
     )
     return Profile(stranger=True, caps=caps)
-
-
-def redactor_of(settings: Settings) -> Redactor:
-    """What blanks this process's secrets out of everything that it tells."""
-    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    loaded = {"api_key": settings.anthropic_api_key, "auth_token": settings.anthropic_auth_token}
-    secrets = {kind: secret.get_secret_value() for kind, secret in loaded.items() if secret is not None}
-    return Redactor({**secrets, "webhook_secret": webhook_secret(settings)}, shapes=settings.redact_shapes)
-
-
-def webhook_secret(settings: Settings) -> str:
-    """The secret that webhooks are signed with: the setting, or one made once and kept beside the database."""
-    if settings.webhook_secret is not None:
-        return settings.webhook_secret.get_secret_value()
-    path = settings.data / "webhook-secret"
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    with os.fdopen(descriptor, "w") as file:
-        secret = new_secret(os.urandom(32))
-        file.write(f"{secret}\n")
-    return secret
 
 
 @contextlib.contextmanager
