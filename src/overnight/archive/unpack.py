@@ -29,12 +29,19 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CANNOT_HOLD = frozenset({errno.EEXIST, errno.ENAMETOOLONG, errno.EILSEQ})
 
 
-def unpack(path: Path, routes: Mapping[str, Path], *, profile: Profile = OWN) -> Unpacked:
+Owner = tuple[int, int]
+"""Numeric user and group."""
+
+
+def unpack(
+    path: Path, routes: Mapping[str, Path], *, profile: Profile = OWN, owner: Owner | None = None
+) -> Unpacked:
     """Writes each part of the archive to the directory its prefix is routed to.
 
     "" is the workspace; parts without a route and unknown entries below `.overnight/` are skipped. Every
     target is a new directory of mode 0700 afterwards (an empty one may stand there before), beside which
     the work is done. Transcripts get fresh mtimes: Claude Code deletes old ones (facts: claude-code 4).
+    With an `owner` all that is written is theirs, the targets too; that needs the right to give files away.
     Raises ArchiveRefused for bad input, OSError for trouble of our own; nothing is left in both cases.
     Nothing is fsynced: after a power cut a workspace is made again from its archive.
     """
@@ -44,9 +51,10 @@ def unpack(path: Path, routes: Mapping[str, Path], *, profile: Profile = OWN) ->
         with _staged(routes) as places:
             shares = _shares(judged, routes)
             for prefix, share in shares.items():
-                with closing(
-                    _Restore(places[prefix], archive, profile, fresh=prefix == TRANSCRIPT_PREFIX)
-                ) as restore:
+                restore = _Restore(
+                    places[prefix], archive, profile, fresh=prefix == TRANSCRIPT_PREFIX, owner=owner
+                )
+                with closing(restore):
                     restore.run(share, judged.targets)
         kept = [span.record.entry for share in shares.values() for _, span in share]
         return Unpacked(len(kept), sum(entry.size for entry in kept), session)
@@ -124,10 +132,13 @@ def _take_names(moves: list[tuple[Path, Path]]) -> None:
 class _Restore:
     """Writes one part below one fresh directory, always from an open directory and never through a link."""
 
-    def __init__(self, root: Path, archive: ArchiveFile, profile: Profile, *, fresh: bool) -> None:
+    def __init__(
+        self, root: Path, archive: ArchiveFile, profile: Profile, *, fresh: bool, owner: Owner | None
+    ) -> None:
         self._archive = archive
         self._profile = profile
         self._fresh = fresh
+        self._owner = owner
         self._open: list[tuple[bytes, int]] = [(b"", os.open(root, OPEN_DIRECTORY))]
 
     def close(self) -> None:
@@ -135,7 +146,10 @@ class _Restore:
             os.close(self._open.pop()[1])
 
     def run(self, share: Share, targets: Mapping[str, bytes]) -> None:
-        """Links come after all files and before the modes of directories, which may forbid writing."""
+        """Links come after all files and before the modes of directories, which may forbid writing.
+
+        The root changes hands last: until then a new owner cannot reach in and move things about.
+        """
         by_kind: dict[Kind, Share] = {kind: [] for kind in Kind}
         for path, span in share:
             by_kind[span.record.entry.kind].append((path, span))
@@ -144,12 +158,14 @@ class _Restore:
         for path in sorted(made):
             with _refusing_clashes():
                 os.mkdir(path[-1], 0o700, dir_fd=self._directory(path[:-1]))
+            self._give_away(self._directory(path))
         for path, span in by_kind[Kind.FILE]:
             self._write_file(path, span)
         for path, span in by_kind[Kind.SYMLINK]:
             self._write_link(path, span.record.entry, targets[span.record.entry.name])
         for path, span in sorted(by_kind[Kind.DIRECTORY], key=lambda item: len(item[0]), reverse=True):
             self._finish(self._directory(path), span.record.entry)
+        self._give_away(self._directory(()))
 
     def _directory(self, path: tuple[bytes, ...]) -> int:
         """An open descriptor of a directory below the root; those on its way are kept for the next call."""
@@ -168,15 +184,23 @@ class _Restore:
         with os.fdopen(fd, "wb", buffering=0) as file:
             for piece in content(self._archive, span):
                 _write_all(file.fileno(), piece)
+            self._give_away(file.fileno())
             self._finish(file.fileno(), span.record.entry)
 
     def _write_link(self, path: tuple[bytes, ...], entry: Entry, target: bytes) -> None:
         directory = self._directory(path[:-1])
         with _refusing_clashes():
             os.symlink(target, path[-1], dir_fd=directory)
+        if self._owner is not None:
+            os.chown(path[-1], *self._owner, dir_fd=directory, follow_symlinks=False)
         if not self._fresh:
             times = (entry.mtime_ns, entry.mtime_ns)
             os.utime(path[-1], ns=times, dir_fd=directory, follow_symlinks=False)
+
+    def _give_away(self, fd: int) -> None:
+        """Before the mode is set: a change of owner may clear bits of it."""
+        if self._owner is not None:
+            os.fchown(fd, *self._owner)
 
     def _finish(self, fd: int, entry: Entry) -> None:
         os.fchmod(fd, _restored_mode(entry, self._profile))
