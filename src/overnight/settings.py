@@ -159,6 +159,19 @@ class Settings(BaseSettings):
         description="What a secret found in an archive before it is stored leads to: an event `archive.secret_found`, "
         "or also that the archive is not stored and the workspace is set aside below `unsaved`.",
     )
+    checkpoint_seconds: float = Field(
+        60.0,
+        ge=0,
+        description="Pause between checkpoints of a run, from which its next attempt goes on, on any machine; 0: none.",
+    )
+    warm_workspaces: int = Field(
+        4,
+        ge=0,
+        description="Workspaces kept after their job, so that the next job of the session fetches nothing; 0: none.",
+    )
+    warm_max_bytes: int = Field(
+        10 * 1024**3, ge=0, description="Most bytes of kept workspaces and their archives in all."
+    )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest JSON body of a request.")
     max_archive_bytes: int = Field(512 * 1024 * 1024, ge=1024, description="Largest archive of an upload.")
     max_queued: int = Field(

@@ -2,9 +2,10 @@
 
 If the worker dies after
 - claiming or running: the job is `processing` under a lease that lapses. The sweep queues it again, and the
-  next attempt goes on in the workspace that was left;
+  next attempt goes on in the workspace that was left, or elsewhere from the last checkpoint;
 - storing the archive: the same, and an archive under this attempt's name, which nothing points at;
-- finishing: the notifier of any process sends the delivery, and the sweep deletes the workspace.
+- finishing: the notifier of any process sends the delivery, and the sweep deletes the workspace. Its last
+  checkpoint is left to retention.
 """
 
 import asyncio
@@ -23,16 +24,19 @@ from overnight.domain.errors import (
     SessionBusy,
     TooEarly,
 )
-from overnight.domain.job import ArchiveRef, Change, Job, JobRequest, Ring, Session
+from overnight.domain.job import Change, Job, JobRequest, Ring, Session
 from overnight.domain.outcome import Ending, Outcome, failed
-from overnight.domain.prompts import continuation
+from overnight.domain.prompts import AS_BEFORE, AS_LEFT, AS_STORED, continuation
 from overnight.domain.redaction import Redactor
 from overnight.domain.retry import RetryPolicy
 from overnight.domain.standing import room_to_run
 from overnight.domain.transitions import Decide, finish, requeue, returns_at, start
+from overnight.flows.checkpoint import Checkpoints
 from overnight.flows.event_log import EventLog
 from overnight.flows.lease import Holder, RunStop, StopReason
-from overnight.flows.workspace import Saved, SecretsInArchive, Workspaces, WorkspaceUnavailable
+from overnight.flows.restoring import WorkspaceUnavailable
+from overnight.flows.saving import Saved, Saving, SecretsInArchive
+from overnight.flows.workspace import Prepared, Source, Workspaces
 from overnight.ports import (
     Agent,
     ArchiveConflict,
@@ -70,6 +74,9 @@ class Runner:
     policy: RetryPolicy
     redactor: Redactor
     lease_seconds: float
+    checkpoint_seconds: float = 0.0
+    archives_are_shared: bool = False
+    """Workers on other machines have the same archive store: what goes back to the queue may go on there."""
     save_delays: tuple[float, ...] = SAVE_DELAYS
 
     async def run(self, bell: Bell, *, leaving: asyncio.Event) -> None:
@@ -83,7 +90,8 @@ class Runner:
             return
         job = claimed.job
         try:
-            await self._attempt(job, claimed.session, leaving)
+            with self.workspaces.busy():
+                await self._attempt(job, claimed.session, leaving)
         except* Refused:
             log.warning("attempt %d of job %s is stale: it changed nothing", job.attempt, job.job_id)
 
@@ -115,19 +123,37 @@ class Runner:
     async def _attempt(self, job: Job, session: Session, leaving: asyncio.Event) -> None:
         async with self.holder.hold(job, leaving=leaving) as stop:
             events = EventLog(self.store, self.clock, job, self.redactor)
+            checkpoints = self._checkpoints(job, session, events)
             async with events.flowing():
-                outcome, worth_saving = await self._outcome(job, session, events, stop)
+                outcome, worth_saving = await self._outcome(job, session, events, stop, checkpoints)
             outcome = _without_secrets(outcome, self.redactor)
             if stop.reason is StopReason.LOST:
                 return
-            if await self._went_back(job, outcome):
+            if await self._went_back(job, outcome, checkpoints if worth_saving else None):
                 return
-            saved = await self._save(job, session, outcome, events) if worth_saving else None
-            await self._finish(job, outcome, saved)
+            saving = self.workspaces.saving(job, session, _cost(session, outcome))
+            saved = await self._save(job, saving, events) if worth_saving else None
+            with self.workspaces.settling(session.session_id):
+                session = await self._finish(job, outcome, saved)
+                if saved is not None:
+                    await self.workspaces.keep(job, session, saved)
         await self.workspaces.discard(job)
+        if saved is not None:
+            await checkpoints.drop()
+
+    def _checkpoints(self, job: Job, session: Session, events: EventLog) -> Checkpoints:
+        return Checkpoints(
+            store=self.store,
+            workspaces=self.workspaces,
+            clock=self.clock,
+            job=job,
+            session=session,
+            events=events,
+            seconds=self.checkpoint_seconds,
+        )
 
     async def _outcome(
-        self, job: Job, session: Session, events: EventLog, stop: RunStop
+        self, job: Job, session: Session, events: EventLog, stop: RunStop, checkpoints: Checkpoints
     ) -> tuple[Outcome, bool]:
         """How the attempt ended, and whether its workspace holds anything to save."""
         try:
@@ -140,17 +166,18 @@ class Runner:
         except (OSError, StorageError):
             log.exception("could not prepare the workspace of job %s", job.job_id)
             return failed(ErrorCode.STORAGE, _NOT_PREPARED), False
-        events.emit("workspace.ready", {"continued": prepared.continued, "archive": _name(session.archive)})
+        events.emit("workspace.ready", _told_ready(prepared))
         order = RunOrder(
             job_id=job.job_id,
             attempt=job.attempt,
             session_id=job.session_id,
-            prompt=_prompt(request, job),
+            prompt=_prompt(request, job, prepared.source),
             request=request,
             workspace=prepared.workspace,
             spent_usd=job.cost_usd,
         )
-        return await self._run_agent(order, events, stop), True
+        async with checkpoints.flowing():
+            return await self._run_agent(order, events, stop), True
 
     async def _run_agent(self, order: RunOrder, events: EventLog, stop: RunStop) -> Outcome:
         timer = asyncio.get_running_loop().call_later(
@@ -166,13 +193,18 @@ class Runner:
             timer.cancel()
         return _judged(outcome, stop.reason, order.request.timeout_seconds)
 
-    async def _went_back(self, job: Job, outcome: Outcome) -> bool:
-        """Put the job back in the queue if it has another attempt; its workspace stays as the checkpoint."""
+    async def _went_back(self, job: Job, outcome: Outcome, checkpoints: Checkpoints | None) -> bool:
+        """Put the job back in the queue if it has another attempt.
+
+        Its workspace stays, to go on from here, and is stored if the next attempt may be elsewhere.
+        """
         now = self.clock.now()
         current = (await self.store.snapshot(job.job_id)).job
         at = returns_at(current, outcome, policy=self.policy, now=now, chance=self.entropy.chance())
         if at is None:
             return False
+        if checkpoints is not None and self.archives_are_shared:
+            await checkpoints.last()
         try:
             change = await self.store.change(
                 job.job_id, requeue(outcome, attempt=job.attempt, now=now, at=at)
@@ -182,13 +214,12 @@ class Runner:
         await ring(self.queue, change.rings)
         return True
 
-    async def _save(self, job: Job, session: Session, outcome: Outcome, events: EventLog) -> Saved | None:
+    async def _save(self, job: Job, saving: Saving, events: EventLog) -> Saved | None:
         """Store the workspace; after bounded tries give up, keep it on disk and say so in an event."""
         told: dict[str, object] = {}
-        cost = session.cost_usd if outcome.session_cost_usd is None else outcome.session_cost_usd
         for delay in (*self.save_delays, None):
             try:
-                saved = await self.workspaces.save(job, session, cost)
+                saved = await saving.store()
             except (ArchiveConflict, ArchiveRefused):
                 log.exception("the workspace of job %s cannot be saved", job.job_id)
                 break
@@ -204,13 +235,14 @@ class Runner:
                 _tell_secrets(saved.scan, events)
                 events.emit("workspace.saved", _told(saved))
                 await events.flush()
+                await saving.adopt()
                 return saved
         place = await self.workspaces.set_aside(job)
         events.emit("workspace.not_saved", {"kept_in": place.name} | told)
         await events.flush()
         return None
 
-    async def _finish(self, job: Job, outcome: Outcome, saved: Saved | None) -> None:
+    async def _finish(self, job: Job, outcome: Outcome, saved: Saved | None) -> Session:
         if outcome.ending is Ending.INTERRUPTED:  # It was to go back, but a cancel came in between.
             outcome = replace(outcome, ending=Ending.CANCELLED)
         decide = finish(
@@ -224,6 +256,7 @@ class Runner:
         await ring(self.queue, change.rings)
         if saved is not None:
             await self._publish(job)
+        return change.session
 
     async def _written(self, job_id: str, decide: Decide) -> Change:
         """The outcome is worth patience: it cost money, and until it is written the job would run again."""
@@ -248,10 +281,18 @@ async def ring(queue: Queue, rings: Sequence[Ring]) -> None:
         await queue.send(bell.job_id, at=bell.at)
 
 
-def _prompt(request: JobRequest, job: Job) -> str:
+def _prompt(request: JobRequest, job: Job, source: Source) -> str:
     if job.attempt == 1:
         return request.prompt
-    return continuation(request.prompt, f"attempt {job.attempt - 1} did not reach its end")
+    if source is Source.CHECKPOINT:
+        state = AS_STORED
+    else:  # A dead letter that was sent again finds its work in the session's archive.
+        state = AS_LEFT if source is Source.LEFTOVER or job.archive else AS_BEFORE
+    return continuation(request.prompt, f"attempt {job.attempt - 1} did not reach its end", state)
+
+
+def _cost(session: Session, outcome: Outcome) -> float:
+    return session.cost_usd if outcome.session_cost_usd is None else outcome.session_cost_usd
 
 
 def _without_secrets(outcome: Outcome, redactor: Redactor) -> Outcome:
@@ -278,8 +319,13 @@ def _judged(outcome: Outcome, reason: StopReason | None, timeout_seconds: float)
     return outcome
 
 
-def _name(archive: ArchiveRef | None) -> str | None:
-    return archive.name if archive else None
+def _told_ready(prepared: Prepared) -> Mapping[str, object]:
+    return {
+        "source": prepared.source,
+        "continued": prepared.continued,
+        "archive": prepared.archive,
+        "fetched_bytes": prepared.fetched_bytes,
+    }
 
 
 def _told(saved: Saved) -> Mapping[str, object]:
@@ -288,6 +334,8 @@ def _told(saved: Saved) -> Mapping[str, object]:
         "archive": saved.archive.name,
         "size": saved.archive.size,
         "entries": packed.entries,
+        "reused_entries": packed.reused_entries,
+        "fresh_bytes": packed.fresh_bytes,
         "left_out": [{"path": left.path, "reason": left.reason} for left in packed.left_out],
         "left_out_total": packed.left_out_total,
         "changed": packed.changed,

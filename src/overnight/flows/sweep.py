@@ -38,6 +38,7 @@ class Sweep:
         await self._take_back_lost_jobs()
         await self._ring_lost_bells()
         await self._clear_leftovers()
+        await self.workspaces.evict(now=self.clock.now())
         for session_id in await self.index.erasing():
             await finish_erasing(session_id, store=self.store, archives=self.archives)
 
