@@ -22,6 +22,7 @@ from overnight.domain.errors import (
     OwnerBusy,
     Refused,
     SessionBusy,
+    SessionNotFound,
     TooEarly,
 )
 from overnight.domain.job import Change, Job, JobRequest, Ring, Session
@@ -36,10 +37,11 @@ from overnight.flows.event_log import EventLog
 from overnight.flows.lease import Holder, RunStop, StopReason
 from overnight.flows.restoring import WorkspaceUnavailable
 from overnight.flows.saving import Saved, Saving, SecretsInArchive
-from overnight.flows.workspace import Prepared, Source, Workspaces
+from overnight.flows.workspace import Prepared, Source, Workspaces, archive_name
 from overnight.ports import (
     Agent,
     ArchiveConflict,
+    ArchiveMissing,
     Bell,
     Clock,
     Entropy,
@@ -132,11 +134,14 @@ class Runner:
             if await self._went_back(job, outcome, checkpoints if worth_saving else None):
                 return
             saving = self.workspaces.saving(job, session, _cost(session, outcome))
-            saved = await self._save(job, saving, events) if worth_saving else None
-            with self.workspaces.settling(session.session_id):
-                session = await self._finish(job, outcome, saved)
-                if saved is not None:
-                    await self.workspaces.keep(job, session, saved)
+            try:
+                saved = await self._save(job, saving, events) if worth_saving else None
+                with self.workspaces.settling(session.session_id):
+                    session = await self._finish(job, outcome, saved)
+                    await self._keep(job, session, saved)
+            except Refused:
+                await self._retract(job)
+                raise
         await self.workspaces.discard(job)
         if saved is not None:
             await checkpoints.drop()
@@ -269,11 +274,35 @@ class Runner:
         return await self.store.change(job_id, decide)
 
     async def _publish(self, job: Job) -> None:
+        """Unless a later job of the session has published meanwhile."""
         try:
-            await self.workspaces.publish(job)
-        except OSError:
+            current = await self.store.snapshot(job.job_id)
+            if current.session.archive_name == archive_name(job):
+                await self.workspaces.publish(job)
+        except (OSError, StorageError, ArchiveMissing, JobNotFound):
             # The session's pointer has moved: the alias is a convenience, and the next job publishes it again.
             log.exception("could not publish the archive of session %s", job.session_id)
+
+    async def _keep(self, job: Job, session: Session, saved: Saved | None) -> None:
+        """Keep the workspace for the session's next job, unless the session is gone already."""
+        if saved is None:
+            return
+        await self.workspaces.keep(job, session, saved)
+        try:
+            await self.store.session(session.session_id)
+        except SessionNotFound:
+            await self.workspaces.forget_kept(session.session_id)
+        except StorageError:
+            log.warning("could not look for session %s", session.session_id, exc_info=True)
+
+    async def _retract(self, job: Job) -> None:
+        """What a stale attempt has stored goes, unless it was this attempt that finished the job."""
+        try:
+            current = (await self.store.snapshot(job.job_id)).job
+        except (JobNotFound, StorageError):
+            return  # Who erases the session lists its archives; in doubt retention does.
+        if current.archive != archive_name(job):
+            await self.workspaces.forget(archive_name(job))
 
 
 async def ring(queue: Queue, rings: Sequence[Ring]) -> None:

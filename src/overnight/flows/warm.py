@@ -104,6 +104,13 @@ class WarmWorkspaces:
         remove_tree(taken)
         return True
 
+    def forget(self, session_id: str) -> None:
+        """Delete the workspace of a session, if there is one."""
+        if self.directory.is_dir():
+            with self._locked():
+                self._waste(self.directory / session_id)
+            self._delete_waste()
+
     def evict(self, *, now: float, idle: bool) -> None:
         """Delete what is over the limits, the longest unused first, and what the dead left half-way.
 

@@ -197,6 +197,9 @@ class Workspaces:
         except OSError:
             log.warning("could not keep the workspace of job %s", job.job_id, exc_info=True)
 
+    async def forget_kept(self, session_id: str) -> None:
+        await asyncio.to_thread(self._warm.forget, session_id)
+
     async def discard(self, job: Job) -> None:
         """Delete every directory of the job."""
         await asyncio.to_thread(self._discard, job.job_id)
