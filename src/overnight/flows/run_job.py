@@ -10,10 +10,10 @@ If the worker dies after
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from overnight.archive import ArchiveRefused, Scan
+from overnight.archive import ArchiveRefused
 from overnight.domain.errors import (
     CancelRequested,
     ErrorCode,
@@ -37,7 +37,8 @@ from overnight.flows.event_log import EventLog
 from overnight.flows.lease import Holder, RunStop, StopReason
 from overnight.flows.restoring import WorkspaceUnavailable
 from overnight.flows.saving import Saved, Saving, SecretsInArchive
-from overnight.flows.workspace import Prepared, Source, Workspaces, archive_name
+from overnight.flows.telling import tell_secrets, told_ready, told_saved
+from overnight.flows.workspace import Source, Workspaces, archive_name
 from overnight.ports import (
     Agent,
     ArchiveConflict,
@@ -171,7 +172,7 @@ class Runner:
         except (OSError, StorageError):
             log.exception("could not prepare the workspace of job %s", job.job_id)
             return failed(ErrorCode.STORAGE, _NOT_PREPARED), False
-        events.emit("workspace.ready", _told_ready(prepared))
+        events.emit("workspace.ready", told_ready(prepared))
         order = RunOrder(
             job_id=job.job_id,
             attempt=job.attempt,
@@ -229,7 +230,7 @@ class Runner:
                 log.exception("the workspace of job %s cannot be saved", job.job_id)
                 break
             except SecretsInArchive as secrets:
-                _tell_secrets(secrets.scan, events)
+                tell_secrets(secrets.scan, events)
                 told = {"reason": "secrets"}
                 break
             except OSError:
@@ -237,8 +238,8 @@ class Runner:
                 if delay is not None:
                     await asyncio.sleep(delay)
             else:
-                _tell_secrets(saved.scan, events)
-                events.emit("workspace.saved", _told(saved))
+                tell_secrets(saved.scan, events)
+                events.emit("workspace.saved", told_saved(saved))
                 await events.flush()
                 await saving.adopt()
                 return saved
@@ -346,38 +347,6 @@ def _judged(outcome: Outcome, reason: StopReason | None, timeout_seconds: float)
         )
         return replace(outcome, ending=Ending.FAILED, code=ErrorCode.TIMEOUT, message=message)
     return outcome
-
-
-def _told_ready(prepared: Prepared) -> Mapping[str, object]:
-    return {
-        "source": prepared.source,
-        "continued": prepared.continued,
-        "archive": prepared.archive,
-        "fetched_bytes": prepared.fetched_bytes,
-    }
-
-
-def _told(saved: Saved) -> Mapping[str, object]:
-    packed = saved.packed
-    return {
-        "archive": saved.archive.name,
-        "size": saved.archive.size,
-        "entries": packed.entries,
-        "reused_entries": packed.reused_entries,
-        "fresh_bytes": packed.fresh_bytes,
-        "left_out": [{"path": left.path, "reason": left.reason} for left in packed.left_out],
-        "left_out_total": packed.left_out_total,
-        "changed": packed.changed,
-    }
-
-
-def _tell_secrets(scan: Scan, events: EventLog) -> None:
-    for found in scan.found:
-        told = {"path": found.path, "kind": found.kind, "count": found.count}
-        events.emit("archive.secret_found", told)
-    unlisted = scan.found_total - len(scan.found)
-    if unlisted or not scan.whole:
-        events.emit("archive.scan_cut", {"unlisted": unlisted, "whole": scan.whole})
 
 
 _NOT_PREPARED = (

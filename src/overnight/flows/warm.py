@@ -38,18 +38,19 @@ _DEAD_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """`owner` is the session's, `uid_gid` whom the files belong to (null: whoever the service runs as)."""
+    """`owner` is the session's; the files belong to the user `uid` and the group `gid` of the system."""
 
     archive: str
     sha256: str
     owner: str
-    uid_gid: list[int] | None
+    uid: int
+    gid: int
     bytes: int
     format: int = FORMAT
 
 
-def about(session: Session, archive: ArchiveRef, uid_gid: tuple[int, int] | None, size: int) -> About:
-    return About(archive.name, archive.sha256, session.owner, list(uid_gid) if uid_gid else None, size)
+def about(session: Session, archive: ArchiveRef, user: tuple[int, int], size: int) -> About:
+    return About(archive.name, archive.sha256, session.owner, *user, size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,13 @@ class WarmWorkspaces:
     most_bytes: int
     exclude: Collection[str]
 
-    def keep(self, root: Path, session_id: str, about: About) -> bool:
-        """Move the tree at `root` here, if it is what the session's archive holds. OSError: it stays or is lost."""
+    def keep(self, root: Path, session: Session, archive: ArchiveRef, size: int) -> bool:
+        """Move the tree at `root` here, if it is what the archive holds. `size` is in bytes, with the archive.
+
+        After an OSError the tree is where it was, or lost.
+        """
         workspace, baseline = workspace_at(root), Baseline(root)
-        if not self.most or about.bytes > self.most_bytes or baseline.base is None:
+        if not self.most or size > self.most_bytes or baseline.base is None:
             return False
         prune(parts_of(workspace), self.exclude)
         if not unchanged(baseline.record, parts_of(workspace), self.exclude):
@@ -80,13 +84,14 @@ class WarmWorkspaces:
             os.rename(PROJECT, new / PROJECT, src_dir_fd=projects)
         workspace.files.rename(new / "files")
         baseline.directory.rename(new / "baseline")
-        (new / "about.json").write_text(json.dumps(asdict(about)))
+        note = about(session, archive, _user_of(new / "files"), size)
+        (new / "about.json").write_text(json.dumps(asdict(note)))
         with self._locked():
-            self._waste(self.directory / session_id)
-            new.rename(self.directory / session_id)
+            self._waste(self.directory / session.session_id)
+            new.rename(self.directory / session.session_id)
         return True
 
-    def take(self, root: Path, session: Session, uid_gid: tuple[int, int] | None) -> bool:
+    def take(self, root: Path, session: Session, owner: tuple[int, int] | None) -> bool:
         """Make the session's workspace the tree at `root`, if it is exactly the session's current archive."""
         kept = self.directory / session.session_id
         if session.archive is None or not kept.is_dir():
@@ -97,7 +102,7 @@ class WarmWorkspaces:
                 kept.rename(taken)
             except FileNotFoundError:  # Another process was faster.
                 return False
-        if not self._fits(taken, session, uid_gid):
+        if not self._fits(taken, session, owner or (os.geteuid(), os.getegid())):
             self._waste(taken)
             return False
         _move_in(taken, root)
@@ -123,44 +128,44 @@ class WarmWorkspaces:
             self._waste_of_the_dead(now)
             size = 0
             for number, (path, kept) in enumerate(self._newest_first()):
-                size += kept.bytes
-                if number >= most or size > self.most_bytes:
+                size += kept.bytes if kept else 0
+                if kept is None or number >= most or size > self.most_bytes:
                     self._waste(path)
         if idle:
             self._delete_waste()
 
-    def _fits(self, taken: Path, session: Session, uid_gid: tuple[int, int] | None) -> bool:
+    def sessions(self) -> list[str]:
+        return [path.name for path, _ in self._newest_first()] if self.directory.is_dir() else []
+
+    def _fits(self, taken: Path, session: Session, user: tuple[int, int]) -> bool:
         kept = _read(taken)
         if kept is None or session.archive is None:
             return False
-        if kept != about(session, session.archive, uid_gid, kept.bytes):
+        if kept != about(session, session.archive, user, kept.bytes):
             return False
         try:
             return unchanged(Baseline(taken).record, _parts_in(taken), self.exclude)
         except OSError:
             return False
 
-    def _newest_first(self) -> list[tuple[Path, About]]:
+    def _newest_first(self) -> list[tuple[Path, About | None]]:
         found = []
         for path in self.directory.iterdir():
-            if path.name.startswith("."):
-                continue
-            kept = _read(path)
-            if kept is None:
-                self._waste(path)
-            else:
-                found.append(((path / "about.json").stat().st_mtime_ns, path, kept))
+            if not path.name.startswith("."):
+                with contextlib.suppress(FileNotFoundError):  # Somebody has just taken it.
+                    found.append((path.stat().st_mtime_ns, path, _read(path)))
         return [(path, kept) for _, path, kept in sorted(found, key=lambda line: line[0], reverse=True)]
 
     def _waste(self, path: Path) -> None:
-        place = Path(tempfile.mkdtemp(dir=self.directory, prefix=_WASTE))
-        with contextlib.suppress(FileNotFoundError):
-            path.rename(place / "tree")
+        if path.exists():
+            path.rename(Path(tempfile.mkdtemp(dir=self.directory, prefix=_WASTE)) / "tree")
 
     def _waste_of_the_dead(self, now: float) -> None:
         for path in self.directory.iterdir():
-            if path.name.startswith((_NEW, _TAKEN)) and now - path.stat().st_ctime > _DEAD_SECONDS:
-                self._waste(path)
+            if path.name.startswith((_NEW, _TAKEN)):
+                with contextlib.suppress(FileNotFoundError):
+                    if now - path.stat().st_ctime > _DEAD_SECONDS:
+                        self._waste(path)
 
     def _delete_waste(self) -> None:
         for path in self.directory.iterdir():
@@ -191,6 +196,11 @@ def _move_in(kept: Path, root: Path) -> None:
         ("baseline", Baseline(root).directory),
     ):
         (kept / part).rename(place)  # An empty directory stands there, and gives way.
+
+
+def _user_of(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_uid, status.st_gid
 
 
 def _read(kept: Path) -> About | None:

@@ -20,7 +20,7 @@ from overnight.domain.redaction import Redactor
 from overnight.flows.places import Baseline, make_empty, mend_conversation, parts_of, workspace_at
 from overnight.flows.restoring import Restoring, WorkspaceUnavailable
 from overnight.flows.saving import Packing, Saved, Saving, SecretsInArchive
-from overnight.flows.warm import WarmWorkspaces, about
+from overnight.flows.warm import WarmWorkspaces
 from overnight.ports import ArchiveStore, Workspace
 
 __all__ = [
@@ -145,7 +145,7 @@ class Workspaces:
             del self._settling[session_id]
             over.set()
 
-    async def prepare(self, job: Job, session: Session, *, owner: Owner | None = None) -> Prepared:
+    async def prepare(self, job: Job, session: Session, owner: Owner | None = None) -> Prepared:
         """Restore the newest state of the job's files. Raises WorkspaceUnavailable, OSError."""
         if (settling := self._settling.get(session.session_id)) is not None:
             await settling.wait()
@@ -188,14 +188,17 @@ class Workspaces:
             if _is_checkpoint(name):
                 await self.forget(name)
 
-    async def keep(self, job: Job, session: Session, saved: Saved, *, owner: Owner | None = None) -> None:
+    async def keep(self, job: Job, session: Session, saved: Saved) -> None:
         """Keep the workspace for the session's next job, if there is room and nothing speaks against it."""
-        kept = about(session, saved.archive, owner, saved.packed.content_bytes + saved.archive.size)
-        root = self.root(job.job_id, job.attempt)
+        root, size = self.root(job.job_id, job.attempt), saved.packed.content_bytes + saved.archive.size
         try:
-            await asyncio.to_thread(self._warm.keep, root, session.session_id, kept)
+            await asyncio.to_thread(self._warm.keep, root, session, saved.archive, size)
         except OSError:
             log.warning("could not keep the workspace of job %s", job.job_id, exc_info=True)
+
+    def kept(self) -> Sequence[str]:
+        """The sessions whose workspace is kept here. Blocking."""
+        return self._warm.sessions()
 
     async def forget_kept(self, session_id: str) -> None:
         await asyncio.to_thread(self._warm.forget, session_id)
