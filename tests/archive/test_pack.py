@@ -343,7 +343,7 @@ class Broken(io.BytesIO):
 
 def test_an_error_of_the_target_is_the_callers(tree: Path) -> None:
     for name in "abc":
-        (tree / name).write_bytes(os.urandom(1000))
+        (tree / name).write_bytes(os.urandom(1 << 20))
     target: BinaryIO = Broken()
     with pytest.raises(BrokenPipeError):
         pack([Part(tree, "")], target)

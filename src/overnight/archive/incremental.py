@@ -1,16 +1,68 @@
 """What a kept tree has to do with its archive: whether it is still the same, and making it the same."""
 
-from collections.abc import Collection, Sequence
+import os
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
-from overnight.archive.model import DEFAULT_EXCLUDE, Part
+from overnight.archive.ignore import selection_of
+from overnight.archive.model import DEFAULT_EXCLUDE, OWN_CAPS, Omission, Part
+from overnight.archive.record import load, status_of
+from overnight.archive.trees import remove_tree
+from overnight.archive.walk import ROOT, LeaveOut, Node, Walk
 
 
 def unchanged(record: Path, parts: Sequence[Part], exclude: Collection[str] = DEFAULT_EXCLUDE) -> bool:
-    """Whether the trees are exactly what the archive of the record holds. Raises OSError."""
-    raise NotImplementedError
+    """Whether a pack of the trees would hold just what the archive of the record holds.
+
+    What a pack leaves out is not looked at: `prune` removes it. False without a record. Raises OSError.
+    """
+    known = load(record)
+    if known is None:
+        return False
+    statuses, seen = known.statuses, 0
+    for part in parts:
+        for node in _nodes(part, exclude, _nothing):
+            assert node.status is not None
+            if statuses.get(os.fsencode(node.name)) != status_of(node.status):
+                return False
+            seen += 1
+    return seen == len(statuses)
 
 
 def prune(parts: Sequence[Part], exclude: Collection[str] = DEFAULT_EXCLUDE) -> None:
-    """Deletes what a pack leaves out, so that a kept tree equals a restored one. Raises OSError."""
-    raise NotImplementedError
+    """Deletes what a pack leaves out, so that a kept tree equals a restored one. Raises OSError.
+
+    Call it when every process that may write there is dead. Links are removed, never followed, and the times of
+    directories stay as they were.
+    """
+    for part in parts:
+        left_out: list[str] = []
+
+        def leave_out(name: str, omission: Omission, into: list[str] = left_out) -> None:
+            if omission is not Omission.VANISHED:
+                into.append(name)
+
+        for _ in _nodes(part, exclude, leave_out):
+            pass
+        for name in left_out:
+            _remove(part.root / name.removeprefix(f"{part.prefix}/" if part.prefix else ""))
+
+
+def _remove(path: Path) -> None:
+    before = path.parent.lstat()
+    remove_tree(path)
+    os.utime(path.parent, ns=(before.st_atime_ns, before.st_mtime_ns), follow_symlinks=False)
+
+
+def _nodes(part: Part, exclude: Collection[str], leave_out: LeaveOut) -> Iterator[Node]:
+    """Of all that a pack takes, with a look at each; without the root of the part."""
+    selection, _ = selection_of(part, exclude)
+    with closing(iter(Walk(part, selection, OWN_CAPS, leave_out, look=True))) as nodes:
+        for node in nodes:
+            if node.raw != ROOT:
+                yield node
+
+
+def _nothing(name: str, omission: Omission) -> None:
+    """What a pack leaves out makes no difference between a tree and its archive."""

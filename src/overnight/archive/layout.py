@@ -11,6 +11,9 @@ END = struct.Struct("<4s4H2LH")
 END_SIGNATURE = b"PK\x05\x06"
 END64 = struct.Struct("<4sQ2H2L4Q")
 END64_SIGNATURE = b"PK\x06\x06"
+DESCRIPTOR = struct.Struct("<4s3L")
+DESCRIPTOR64 = struct.Struct("<4sLQQ")
+DESCRIPTOR_SIGNATURE = b"PK\x07\x08"
 LOCATOR = struct.Struct("<4sLQL")
 LOCATOR_SIGNATURE = b"PK\x06\x07"
 
@@ -34,10 +37,12 @@ EXTRA_NTFS = 0x000A
 EXTRA_TIMES = 0x5455
 
 _NTFS = struct.Struct("<LHHQQQ")
+_NTFS_FIELD = struct.Struct("<HHLHHQQQ")
 _NTFS_TAG = 1
 _NTFS_UNTIL_1970 = 116_444_736_000_000_000
 """100 ns steps from 1601, where NTFS begins to count, to 1970."""
 _TIMES = struct.Struct("<Bl")
+_TIMES_FIELD = struct.Struct("<HHBl")
 _TIMES_HAS_MTIME = 1
 
 NS = 1_000_000_000
@@ -76,15 +81,15 @@ def local_times(mtime_ns: int) -> bytes:
     seconds = mtime_ns // NS
     if not -(1 << 31) <= seconds < 1 << 31:
         return b""
-    return extra_field(EXTRA_TIMES, _TIMES.pack(_TIMES_HAS_MTIME, seconds))
+    return _TIMES_FIELD.pack(EXTRA_TIMES, _TIMES.size, _TIMES_HAS_MTIME, seconds)
 
 
 def central_times(mtime_ns: int) -> bytes:
     """The same, and steps of 100 ns in the field of NTFS. Access and creation are set to the mtime:
     7z shows them, and the archive of a tree must not depend on who last read it."""
     ticks = min(max(mtime_ns // 100 + _NTFS_UNTIL_1970, 0), (1 << 63) - 1)
-    ntfs = _NTFS.pack(0, _NTFS_TAG, 24, ticks, ticks, ticks)
-    return extra_field(EXTRA_NTFS, ntfs) + local_times(mtime_ns)
+    ntfs = _NTFS_FIELD.pack(EXTRA_NTFS, _NTFS.size, 0, _NTFS_TAG, 24, ticks, ticks, ticks)
+    return ntfs + local_times(mtime_ns)
 
 
 def mtime_ns_of(dos_clock: int, dos_date: int, fields: dict[int, bytes]) -> int:

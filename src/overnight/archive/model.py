@@ -8,6 +8,8 @@ RESERVED = ".overnight"
 """The top-level name that holds what is ours; a workspace's own file of that name is left out."""
 SESSION_ENTRY = f"{RESERVED}/session.json"
 TRANSCRIPT_PREFIX = f"{RESERVED}/transcript"
+IGNORE_FILE = ".overnightignore"
+"""In the root of the workspace, in the syntax of .gitignore: what is not kept."""
 DEFAULT_EXCLUDE = frozenset({".git", "node_modules", ".cache", "dist"})
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -107,7 +109,7 @@ class Base:
 
 
 class Check(StrEnum):
-    """What tells that a file is as the record says: its status, or its status but for times and its content too."""
+    """What tells an unchanged file: all of its status, or size, mtime and mode and every byte of its content."""
 
     STATUS = "status"
     CONTENT = "content"
@@ -117,11 +119,11 @@ class Omission(StrEnum):
     """Why a file of the tree is not in its archive."""
 
     EXCLUDED = "excluded"
+    IGNORED = "ignored by .overnightignore"
     RESERVED = "reserved name"
     SPECIAL = "not a file, directory or link"
     UNREADABLE = "unreadable"
     VANISHED = "vanished or replaced while being read"
-    NOT_UTF8 = "name is not UTF-8"
     TOO_DEEP = "too many levels"
     TOO_LONG = "path too long"
     TOO_LARGE = "file too large"
@@ -139,7 +141,7 @@ class Packed:
 
     A changed file moved under the reader twice: it was stored as read the second time. `reused_entries` were
     copied from the base as they lay there; `fresh_bytes` of the archive were made anew. `incremental` says that
-    there was a base and it fitted.
+    there was a base and it fitted. `ignore_note` says what of `.overnightignore` was not applied, and why.
     """
 
     entries: int
@@ -153,6 +155,7 @@ class Packed:
     reused_entries: int = 0
     fresh_bytes: int = 0
     incremental: bool = False
+    ignore_note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,40 +1,22 @@
 """Packs trees into a zip: the story from a walk to a file that stays."""
 
-import hashlib
+import os
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Generic, TypeVar
+from typing import BinaryIO
 
+from overnight.archive.base import opened
 from overnight.archive.durable import whole_file
-from overnight.archive.layout import DOS_FIRST, NS
-from overnight.archive.model import (
-    DEFAULT_EXCLUDE,
-    OWN_CAPS,
-    RESERVED,
-    ArchiveRefused,
-    Base,
-    Caps,
-    Check,
-    Kind,
-    LeftOut,
-    Omission,
-    Packed,
-    Part,
-    Refusal,
-)
-from overnight.archive.source import READ_WHOLE, Found, Omitted, Spool, head_of, read_node
-from overnight.archive.walk import Node, Walk
-from overnight.archive.writer import EMPTY, Body, Head, ZipWriter, squeezed
-
-LISTED = 100
-"""Paths named in a report; the rest is only counted."""
-_PRIVATE_FILE, _PRIVATE_DIRECTORY = 0o600, 0o700
-_NO_MTIME_NS = DOS_FIRST * NS
-"""For entries that are no file of the tree: the earliest date every unzip can show."""
+from overnight.archive.model import DEFAULT_EXCLUDE, OWN_CAPS, RESERVED, Base, Caps, Check, Packed, Part
+from overnight.archive.output import FileSink, Output, Sink, StreamSink
+from overnight.archive.packing import Packing, Rules
 
 Target = BinaryIO | Path
+CORES = 2
+"""Threads that deflate the blocks of large files; more of them would only wait for the hash."""
 
 
 def pack(
@@ -50,17 +32,32 @@ def pack(
     check: Check = Check.STATUS,
     wrote: Callable[[int], None] | None = None,
 ) -> Packed:
-    """Writes `entries` (name to content) and then each part, in bytes order, to a stream or a durable file.
+    """Writes `entries` (name to content) and each part, in bytes order, to a stream or a durable file.
 
     Equal trees give equal bytes. `exclude` names components of the workspace; what could not be kept is
-    listed. Links are stored, never followed. Raises ArchiveRefused(TOO_LARGE) over a limit, OSError if a
-    root is no directory or the target cannot be written; then a target that is a path is untouched.
+    listed. Links are stored, never followed. With a `base`, what did not change since is copied from it and comes
+    first; a base that does not fit is as none. `record` is where the record of this pack is written, for the
+    next; `settled=False` says that the trees are still written to. `wrote` is told, in another thread, how many
+    bytes have reached the target, from its front to its end.
+
+    Raises ArchiveRefused(TOO_LARGE) over a limit, OSError if a root is no directory or the target cannot be
+    written; then a target that is a path is untouched, and so is the record.
     """
     _check_layout(parts, entries or {})
-    if isinstance(target, Path):
-        with whole_file(target) as file:
-            return _pack(parts, file, entries or {}, exclude, limits, spool_in=str(target.parent))
-    return _pack(parts, target, entries or {}, exclude, limits, spool_in=None)
+    since = _file_system_time(record.parent) if record and not settled else None
+    rules = Rules(exclude=exclude, limits=limits, check=check, live_since_ns=since)
+    with (
+        opened(base) as old,
+        ThreadPoolExecutor(CORES, "pack-blocks") as pool,
+        _sink(target) as sink,
+        Output(sink, limits.archive_bytes, wrote) as output,
+    ):
+        packing = Packing(output, rules, old, pool)
+        packing.add_all(parts, entries or {})
+        packed, known = packing.finish()
+    if record:
+        known.save(record)
+    return packed
 
 
 def _check_layout(parts: Sequence[Part], entries: Mapping[str, bytes]) -> None:
@@ -69,133 +66,16 @@ def _check_layout(parts: Sequence[Part], entries: Mapping[str, bytes]) -> None:
             raise ValueError(f"{name!r} must lie below {RESERVED}/")
 
 
-def _pack(
-    parts: Sequence[Part],
-    file: BinaryIO,
-    entries: Mapping[str, bytes],
-    exclude: Collection[str],
-    limits: Caps,
-    spool_in: str | None,
-) -> Packed:
-    with tempfile.SpooledTemporaryFile(max_size=2 * READ_WHOLE, dir=spool_in) as spool:
-        packing = _Packing(file, exclude, limits, spool)
-        packing.add_entries(parts, entries)
-        for part in parts:
-            packing.add_part(part)
-        return packing.finish()
+@contextmanager
+def _sink(target: Target) -> Iterator[Sink]:
+    if not isinstance(target, Path):
+        yield StreamSink(target)
+        return
+    with whole_file(target) as file:
+        yield FileSink(file.fileno())
 
 
-T = TypeVar("T")
-
-
-class _Report(Generic[T]):
-    """The first lines of a list, and how many there were."""
-
-    def __init__(self) -> None:
-        self.first: list[T] = []
-        self.total = 0
-
-    def add(self, line: T) -> None:
-        self.total += 1
-        if len(self.first) < LISTED:
-            self.first.append(line)
-
-
-class _Output:
-    """Counts and hashes the bytes on their way; stops at the largest archive allowed."""
-
-    def __init__(self, file: BinaryIO, limit: int) -> None:
-        self._file = file
-        self._limit = limit
-        self.size = 0
-        self.sha256 = hashlib.sha256()
-
-    def write(self, chunk: bytes) -> None:
-        self.size += len(chunk)
-        if self.size > self._limit:
-            raise _too_large("bytes in the archive", self._limit)
-        self.sha256.update(chunk)
-        self._file.write(chunk)
-
-
-class _Packing:
-    def __init__(self, file: BinaryIO, exclude: Collection[str], limits: Caps, spool: Spool) -> None:
-        self._output = _Output(file, limits.archive_bytes)
-        self._writer = ZipWriter(self._output.write)
-        self._exclude = exclude
-        self._limits = limits
-        self._spool = spool
-        self._content_bytes = 0
-        self._left_out = _Report[LeftOut]()
-        self._changed = _Report[str]()
-
-    def add_entries(self, parts: Sequence[Part], entries: Mapping[str, bytes]) -> None:
-        """Ours come first, and every directory that they and the prefixes imply is said."""
-        names = (*entries, *(part.prefix for part in parts))
-        parents = {str(parent) for name in names for parent in PurePosixPath(name).parents} - {"."}
-        for name in sorted(parents - {part.prefix for part in parts}, key=str.encode):
-            self._add(Head(name, Kind.DIRECTORY, _PRIVATE_DIRECTORY, _NO_MTIME_NS), EMPTY)
-        for name in sorted(entries, key=str.encode):
-            self._add(Head(name, Kind.FILE, _PRIVATE_FILE, _NO_MTIME_NS), squeezed(entries[name]))
-
-    def add_part(self, part: Part) -> None:
-        with closing(iter(Walk(part, self._exclude, self._limits, self._leave_out))) as nodes:
-            for node in nodes:
-                self._add_node(node)
-
-    def finish(self) -> Packed:
-        self._writer.finish()
-        return Packed(
-            entries=self._writer.entries,
-            size=self._output.size,
-            content_bytes=self._content_bytes,
-            sha256=self._output.sha256.hexdigest(),
-            left_out=tuple(self._left_out.first),
-            left_out_total=self._left_out.total,
-            changed=tuple(self._changed.first),
-            changed_total=self._changed.total,
-        )
-
-    def _add_node(self, node: Node) -> None:
-        if node.status is not None:
-            self._add(head_of(node, Kind.DIRECTORY, node.status), EMPTY)
-            return
-        try:
-            found = self._read_twice(node)
-        except Omitted as omitted:
-            self._leave_out(node.name, omitted.reason)
-            return
-        if not found.steady:
-            self._changed.add(node.name)
-        self._add(found.head, found.body)
-
-    def _read_twice(self, node: Node) -> Found:
-        """What moved under the first reading gets a second one, and that one counts."""
-        try:
-            found = read_node(node, self._spool, largest=self._limits.file_bytes)
-            if found.steady:
-                return found
-        except Omitted as omitted:
-            if omitted.reason is not Omission.VANISHED:
-                raise
-        return read_node(node, self._spool, largest=self._limits.file_bytes)
-
-    def _add(self, head: Head, body: Body) -> None:
-        self._content_bytes += body.size
-        if self._writer.entries >= self._limits.entries:
-            raise _too_large("entries", self._limits.entries)
-        if self._content_bytes > self._limits.content_bytes:
-            raise _too_large("bytes of content", self._limits.content_bytes)
-        if self._writer.directory_bytes > self._limits.directory_bytes:
-            raise _too_large("bytes of names", self._limits.directory_bytes)
-        self._writer.add(head, body)
-
-    def _leave_out(self, path: str, reason: Omission) -> None:
-        self._left_out.add(LeftOut(path, reason))
-
-
-def _too_large(what: str, limit: int) -> ArchiveRefused:
-    return ArchiveRefused(
-        Refusal.TOO_LARGE,
-        f"The workspace does not fit into an archive: more than {limit} {what}. Nothing was stored.",
-    )
+def _file_system_time(directory: Path) -> int:
+    """In nanoseconds. Its clock may tick more coarsely than ours, and may be another machine's."""
+    with tempfile.TemporaryFile(dir=directory) as file:
+        return os.fstat(file.fileno()).st_mtime_ns

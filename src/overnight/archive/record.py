@@ -17,7 +17,9 @@ from overnight.archive.durable import whole_file
 from overnight.archive.layout import NS
 from overnight.archive.reader import ArchiveFile
 
-_STATUS = struct.Struct("<qqqQI")
+_STATUS = struct.Struct("<QQQQI")
+_64_BITS = (1 << 64) - 1
+"""A time of 2400 needs more than 63 bits of nanoseconds; whether it changed shows in the low 64 too."""
 UNSURE = bytes(_STATUS.size)
 """The status of an entry that may have been written to right after it was looked at; equals no other."""
 SETTLED_NS = 2 * NS
@@ -28,38 +30,39 @@ _MAGIC = b"onrec01\n"
 
 
 def status_of(status: os.stat_result) -> bytes:
-    """All that tells a changed file, in 36 bytes: size, mtime, ctime, inode and mode."""
-    return _STATUS.pack(
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-        status.st_ino,
-        status.st_mode,
-    )
+    """All that tells a changed file, in 36 bytes: size, mtime, ctime, inode and mode.
+
+    Of a directory only mtime and mode: what is in it is looked at by itself, and a move changes its ctime.
+    """
+    mtime_ns = status.st_mtime_ns & _64_BITS
+    if stat.S_ISDIR(status.st_mode):
+        return _STATUS.pack(0, mtime_ns, 0, 0, status.st_mode)
+    ctime_ns = status.st_ctime_ns & _64_BITS
+    return _STATUS.pack(status.st_size, mtime_ns, ctime_ns, status.st_ino, status.st_mode)
 
 
-def mode_of(status: bytes) -> int:
-    """`st_mode`; 0 for UNSURE."""
-    return int.from_bytes(status[-4:], "little")
+def sure_status_of(status: os.stat_result, now_ns: int) -> bytes:
+    """UNSURE where a later change might not show. `now_ns` is the file system's own time."""
+    young = max(status.st_mtime_ns, status.st_ctime_ns) >= now_ns - SETTLED_NS
+    return UNSURE if young and not stat.S_ISDIR(status.st_mode) else status_of(status)
 
 
-def is_directory(status: bytes) -> bool:
-    return stat.S_ISDIR(mode_of(status))
+def same_but_for_times_of_change(before: bytes, now: bytes) -> bool:
+    """Whether two statuses agree in what an archive keeps: size, mtime and mode."""
+    return before[:16] == now[:16] and before[-4:] == now[-4:]
 
 
-def is_settled(status: os.stat_result, now_ns: int) -> bool:
-    """Whether every later change must show in the status. `now_ns` is the file system's own time."""
-    return max(status.st_mtime_ns, status.st_ctime_ns) < now_ns - SETTLED_NS
+def size_of(status: bytes) -> int:
+    return int.from_bytes(status[:8], "little")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """`statuses`: the name of each entry of the tree (raw, no slash at its end) to its `status_of`, or UNSURE.
 
-    Entries that are no file of the tree (`.overnight/session.json`) are not in it, nor is the root of a part,
-    whose ctime changes when it is moved into place. The directory of a zip holds
-    the names, lengths and checksums of all entries, so `directory_sha256` ties a record to its archive without
-    reading the archive again.
+    Entries that are no file of the tree (`.overnight/session.json`) are not in it, nor is the root of a part.
+    The directory of a zip holds the names, lengths and checksums of all entries, so `directory_sha256` ties a
+    record to its archive without reading all of it again.
     """
 
     archive_size: int

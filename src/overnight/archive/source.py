@@ -4,23 +4,19 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from tempfile import SpooledTemporaryFile
+from typing import NamedTuple
 
-from overnight.archive.codec import DEFLATED, crc32, deflater
+from overnight.archive.blocks import BLOCK, LargeContent, LargeFile, OldBlocks
 from overnight.archive.model import MIB, Kind, Omission
-from overnight.archive.walk import Node, omission_of
+from overnight.archive.walk import Node, kind_of, omission_of
 from overnight.archive.writer import Body, Head, squeezed, stored
 
 READ_WHOLE = 4 * MIB
-"""Files up to this size are held in memory; the compressed form of larger ones is spooled."""
-BLOCK = MIB
+"""Files up to this size are held in memory; larger ones go through in blocks."""
 KEPT_MODE = 0o1777
 """Permission bits and sticky. Set-user-id and set-group-id are never carried."""
 # O_NONBLOCK: a FIFO that took the file's place must not hang us.
-_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-
-Spool = SpooledTemporaryFile[bytes]
+OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class Omitted(Exception):
@@ -31,49 +27,86 @@ class Omitted(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """`steady` says that nothing moved between the first look and the last byte."""
+class Found(NamedTuple):
+    """`status` is from before the first byte was read; `steady` says that nothing moved until the last one."""
 
     head: Head
     body: Body
+    status: os.stat_result
     steady: bool
 
 
-def read_node(node: Node, spool: Spool, *, largest: int) -> Found:
-    """Raises Omitted. The body may lie in the spool: write it before the next call."""
+class FoundLarge(NamedTuple):
+    """Read while it is written; whether it was steady is known then. Close it."""
+
+    head: Head
+    content: LargeContent
+    status: os.stat_result
+
+
+def read_node(node: Node, *, largest: int, old: OldBlocks | None) -> Found | FoundLarge:
+    """Raises Omitted. `old` may hold the first blocks of a large file in compressed form."""
+    if node.kind is Kind.SYMLINK:
+        return _read_link(node)
+    with _source():
+        fd = os.open(node.raw, OPEN_FILE, dir_fd=node.parent)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise Omitted(Omission.VANISHED)
+        if status.st_size > largest:
+            raise Omitted(Omission.TOO_LARGE)
+        head = head_of(node, Kind.FILE, status)
+        if status.st_size > READ_WHOLE:
+            content = LargeContent(LargeFile(fd, status), old)
+            fd = -1  # taken over
+            return FoundLarge(head, content, status)
+        return _whole(fd, head, status)
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def look_again(node: Node) -> Node:
+    """The node as what it is now. Raises Omitted if it is nothing that can be stored."""
     with _source():
         status = os.stat(node.raw, dir_fd=node.parent, follow_symlinks=False)
-    if stat.S_ISLNK(status.st_mode):
-        with _source():
-            target = os.readlink(os.fsencode(node.raw), dir_fd=node.parent)
-        return Found(head_of(node, Kind.SYMLINK, status), stored(target), steady=True)
-    if stat.S_ISDIR(status.st_mode):
-        raise Omitted(Omission.VANISHED)  # the walk saw something else here
-    if not stat.S_ISREG(status.st_mode):
+    kind = kind_of(status.st_mode)
+    if kind is None:
         raise Omitted(Omission.SPECIAL)
-    return _read_file(node, spool, largest)
+    if kind is Kind.DIRECTORY:
+        raise Omitted(Omission.VANISHED)  # the walk saw something else here
+    return node._replace(kind=kind)
 
 
 def head_of(node: Node, kind: Kind, status: os.stat_result) -> Head:
     return Head(node.name, kind, status.st_mode & KEPT_MODE, status.st_mtime_ns)
 
 
-def _read_file(node: Node, spool: Spool, largest: int) -> Found:
+def _read_link(node: Node) -> Found:
+    with _source():
+        status = os.stat(node.raw, dir_fd=node.parent, follow_symlinks=False)
+        target = os.readlink(os.fsencode(node.raw), dir_fd=node.parent)
+    return Found(head_of(node, Kind.SYMLINK, status), stored(target), status, steady=True)
+
+
+def _whole(fd: int, head: Head, status: os.stat_result) -> Found:
     """A file that grows is cut at the size it had at first; one that shrinks ends early."""
-    with _opened(node) as fd:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise Omitted(Omission.VANISHED)
-        if status.st_size > largest:
-            raise Omitted(Omission.TOO_LARGE)
-        body = (
-            _whole(fd, status.st_size)
-            if status.st_size <= READ_WHOLE
-            else _spooled(fd, status.st_size, spool)
-        )
-        steady = body.size == status.st_size and _identity(os.fstat(fd)) == _identity(status)
-    return Found(head_of(node, Kind.FILE, status), body, steady)
+    with _source():
+        content = os.read(fd, status.st_size)
+        if len(content) < status.st_size:
+            content += b"".join(_rest(fd, status.st_size - len(content)))
+    steady = len(content) == status.st_size and _identity(os.fstat(fd)) == _identity(status)
+    return Found(head, squeezed(content), status, steady)
+
+
+def _rest(fd: int, left: int) -> Iterator[bytes]:
+    while left > 0:
+        block = os.read(fd, min(BLOCK, left))
+        if not block:
+            return
+        left -= len(block)
+        yield block
 
 
 @contextmanager
@@ -85,50 +118,5 @@ def _source() -> Iterator[None]:
         raise Omitted(omission_of(error)) from error
 
 
-@contextmanager
-def _opened(node: Node) -> Iterator[int]:
-    with _source():
-        fd = os.open(node.raw, _OPEN_FILE, dir_fd=node.parent)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
 def _identity(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _whole(fd: int, size: int) -> Body:
-    return squeezed(b"".join(_blocks(fd, size)))
-
-
-def _spooled(fd: int, size: int, spool: Spool) -> Body:
-    """Compressed aside first, so that the header can say the lengths and a second try costs nothing."""
-    spool.seek(0)
-    spool.truncate()
-    deflate = deflater()
-    crc = read = 0
-    for block in _blocks(fd, size):
-        crc = crc32(block, crc)
-        read += len(block)
-        spool.write(deflate.compress(block))
-    spool.write(deflate.flush())
-    return Body(DEFLATED, crc, read, spool.tell(), _rewound(spool))
-
-
-def _rewound(spool: Spool) -> Iterator[bytes]:
-    spool.seek(0)
-    while block := spool.read(BLOCK):
-        yield block
-
-
-def _blocks(fd: int, size: int) -> Iterator[bytes]:
-    left = size
-    while left > 0:
-        with _source():
-            block = os.read(fd, min(BLOCK, left))
-        if not block:
-            return
-        left -= len(block)
-        yield block

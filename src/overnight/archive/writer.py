@@ -1,8 +1,10 @@
 """Writes a zip front to back: it never seeks, so a file, a pipe or an upload can take it."""
 
+import hashlib
+import os
 import stat
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from overnight.archive import layout
 from overnight.archive.codec import DEFLATED, STORED, crc32, deflate
@@ -13,10 +15,11 @@ _DOS_DIRECTORY = 0x10
 
 SMALLEST_DEFLATED = 64
 """Bytes below which deflate is not tried; a gain under 1/32 is not worth inflating either."""
+LONG_FROM = 0xF0000000
+"""Content from here on gets 64-bit lengths: it may grow a little by not shrinking (facts: archive 10)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(NamedTuple):
     """The content of an entry, ready to be written. `crc` and `size` are those of the plain content."""
 
     method: int
@@ -29,22 +32,36 @@ class Body:
 EMPTY = Body(STORED, 0, 0, 0, ())
 
 
+class Stream(Protocol):
+    """Deflated content that is made while it is written; `crc` and `size` are true when its chunks have ended."""
+
+    @property
+    def largest(self) -> int: ...
+    @property
+    def crc(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+
+
 def stored(content: bytes) -> Body:
     return Body(STORED, crc32(content), len(content), len(content), (content,))
 
 
 def squeezed(content: bytes) -> Body:
-    if len(content) <= SMALLEST_DEFLATED:
+    size = len(content)
+    if size <= SMALLEST_DEFLATED:
         return stored(content)
     small = deflate(content)
-    if len(small) > len(content) - len(content) // 32:
+    if len(small) > size - size // 32:
         return stored(content)
-    return Body(DEFLATED, crc32(content), len(content), len(small), (small,))
+    return Body(DEFLATED, crc32(content), size, len(small), (small,))
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The name and nature of an entry. `mode` holds permission bits only."""
+class Head(NamedTuple):
+    """The name and nature of an entry. `mode` holds permission bits only.
+
+    A name that is not UTF-8 comes as `os.fsdecode` gives it, and goes into the zip byte for byte.
+    """
 
     name: str
     kind: Kind
@@ -52,94 +69,142 @@ class Head:
     mtime_ns: int
 
     def raw_name(self) -> bytes:
-        return (self.name + "/" * (self.kind is Kind.DIRECTORY)).encode()
+        return os.fsencode(f"{self.name}/" if self.kind is Kind.DIRECTORY else self.name)
 
     def flags(self) -> int:
-        return 0 if self.name.isascii() else layout.FLAG_UTF8
+        return 0 if self.name.isascii() or not _is_utf8(self.name) else layout.FLAG_UTF8
 
     def attributes(self) -> int:
         dos = _DOS_DIRECTORY if self.kind is Kind.DIRECTORY else 0
         return (_KIND_BITS[self.kind] | self.mode) << 16 | dos
 
 
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class ZipWriter:
-    """Lengths are known before a header is written, so no entry needs a data descriptor."""
+    """Lengths are known before a header is written, but for streams: those get a data descriptor."""
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write
-        self._central: list[bytes] = []
-        self._position = 0
+        self._central = bytearray()
+        self.position = 0
         self.entries = 0
-        self.directory_bytes = 0
+
+    @property
+    def directory_bytes(self) -> int:
+        return len(self._central)
 
     def add(self, head: Head, body: Body) -> None:
-        offset = self._position
+        offset = self.position
         self._emit(_local_record(head, body))
         for chunk in body.chunks:
             self._emit(chunk)
-        self._central.append(_central_record(head, body, offset))
-        self.directory_bytes += len(self._central[-1])
+        self._central += _central_record(head, body, offset, head.flags())
         self.entries += 1
 
-    def finish(self) -> None:
-        start = self._position
-        for record in self._central:
-            self._emit(record)
-        self._emit(_end_records(self.entries, start, self._position - start))
+    def add_stream(self, head: Head, stream: Stream, chunks: Iterable[bytes]) -> None:
+        offset, long = self.position, stream.largest >= LONG_FROM
+        self._emit(_open_local_record(head, long=long))
+        start = self.position
+        for chunk in chunks:
+            self._emit(chunk)
+        body = Body(DEFLATED, stream.crc, stream.size, self.position - start, ())
+        self._emit(_descriptor(body, long=long))
+        self._central += _central_record(head, body, offset, head.flags() | layout.FLAG_DESCRIPTOR)
+        self.entries += 1
+
+    def adopt(self, length: int, records: Iterable[bytes], count: int) -> None:
+        """Entries that were copied as they lay elsewhere, all of `length` bytes, and their central records."""
+        self.position += length
+        for record in records:
+            self._central += record
+        self.entries += count
+
+    def finish(self) -> str:
+        """The SHA-256 of the directory and what follows it."""
+        start, size = self.position, len(self._central)
+        tail = bytes(self._central) + _end_records(self.entries, start, size)
+        self._emit(tail)
+        return hashlib.sha256(tail).hexdigest()
 
     def _emit(self, chunk: bytes) -> None:
         self._write(chunk)
-        self._position += len(chunk)
+        self.position += len(chunk)
 
 
 def _local_record(head: Head, body: Body) -> bytes:
-    name, extra, sizes = head.raw_name(), b"", (body.compressed_size, body.size)
+    extra, sizes = b"", (body.compressed_size, body.size)
     if max(sizes) >= layout.FULL_32:
         # A local header carries both numbers or none (APPNOTE 4.5.3), plain size first.
         extra = layout.extra_field(layout.EXTRA_ZIP64, _quads(body.size, body.compressed_size))
         sizes = (layout.FULL_32, layout.FULL_32)
-    version = layout.VERSION_ZIP64 if extra else layout.VERSION_PLAIN
+    return _packed_local(head, head.flags(), body.method, body.crc, sizes, extra)
+
+
+def _open_local_record(head: Head, *, long: bool) -> bytes:
+    """For content whose lengths and checksum stand behind it."""
+    flags = head.flags() | layout.FLAG_DESCRIPTOR
+    if not long:
+        return _packed_local(head, flags, DEFLATED, 0, (0, 0), b"")
+    extra = layout.extra_field(layout.EXTRA_ZIP64, _quads(0, 0))
+    return _packed_local(head, flags, DEFLATED, 0, (layout.FULL_32, layout.FULL_32), extra)
+
+
+def _packed_local(
+    head: Head, flags: int, method: int, crc: int, sizes: tuple[int, int], extra: bytes
+) -> bytes:
+    name, version = head.raw_name(), layout.VERSION_ZIP64 if extra else layout.VERSION_PLAIN
     extra += layout.local_times(head.mtime_ns)
-    clock = layout.dos_time(head.mtime_ns)
+    clock, date = layout.dos_time(head.mtime_ns)
     record = layout.LOCAL.pack(
-        layout.LOCAL_SIGNATURE,
-        version,
-        head.flags(),
-        body.method,
-        *clock,
-        body.crc,
-        *sizes,
-        len(name),
-        len(extra),
+        layout.LOCAL_SIGNATURE, version, flags, method, clock, date, crc, *sizes, len(name), len(extra)
     )
     return record + name + extra
 
 
-def _central_record(head: Head, body: Body, offset: int) -> bytes:
+def _descriptor(body: Body, *, long: bool) -> bytes:
+    form = layout.DESCRIPTOR64 if long else layout.DESCRIPTOR
+    return form.pack(layout.DESCRIPTOR_SIGNATURE, body.crc, body.compressed_size, body.size)
+
+
+def _central_record(head: Head, body: Body, offset: int, flags: int) -> bytes:
     numbers = (body.size, body.compressed_size, offset)
-    long = [number for number in numbers if number >= layout.FULL_32]
-    extra = layout.extra_field(layout.EXTRA_ZIP64, _quads(*long)) if long else b""
-    version = layout.VERSION_ZIP64 if long else layout.VERSION_PLAIN
-    extra += layout.central_times(head.mtime_ns)
-    size, compressed_size, short_offset = (min(number, layout.FULL_32) for number in numbers)
+    extra, version = b"", layout.VERSION_PLAIN
+    if max(numbers) >= layout.FULL_32:
+        long = [number for number in numbers if number >= layout.FULL_32]
+        extra, version = layout.extra_field(layout.EXTRA_ZIP64, _quads(*long)), layout.VERSION_ZIP64
+        numbers = (
+            min(numbers[0], layout.FULL_32),
+            min(numbers[1], layout.FULL_32),
+            min(numbers[2], layout.FULL_32),
+        )
     name = head.raw_name()
+    extra += layout.central_times(head.mtime_ns)
+    clock, date = layout.dos_time(head.mtime_ns)
     record = layout.CENTRAL.pack(
         layout.CENTRAL_SIGNATURE,
         layout.UNIX << 8 | version,
         version,
-        head.flags(),
+        flags,
         body.method,
-        *layout.dos_time(head.mtime_ns),
+        clock,
+        date,
         body.crc,
-        compressed_size,
-        size,
+        numbers[1],
+        numbers[0],
         len(name),
         len(extra),
         0,
         0,
         0,
         head.attributes(),
-        short_offset,
+        numbers[2],
     )
     return record + name + extra
 

@@ -1,0 +1,234 @@
+"""One pack at work: what is kept of the base, what is read from the trees, and the report on it."""
+
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Generic, TypeVar
+
+from overnight.archive.base import OldArchive
+from overnight.archive.compare import same_content
+from overnight.archive.ignore import selection_of
+from overnight.archive.layout import DOS_FIRST, NS
+from overnight.archive.model import Caps, Check, Kind, LeftOut, Omission, Packed, Part
+from overnight.archive.output import Output, too_large
+from overnight.archive.record import (
+    UNSURE,
+    Record,
+    same_but_for_times_of_change,
+    size_of,
+    status_of,
+    sure_status_of,
+)
+from overnight.archive.source import Found, FoundLarge, Omitted, head_of, look_again, read_node
+from overnight.archive.walk import ROOT, Descent, Node, Walk, printable
+from overnight.archive.writer import EMPTY, Body, Head, ZipWriter, squeezed
+
+LISTED = 100
+"""Paths named in a report; the rest is only counted."""
+_PRIVATE_FILE, _PRIVATE_DIRECTORY = 0o600, 0o700
+_NO_MTIME_NS = DOS_FIRST * NS
+"""For entries that are no file of the tree: the earliest date every unzip can show."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """`live_since_ns`: something may still write to the trees; the file system's time at the beginning."""
+
+    exclude: Collection[str]
+    limits: Caps
+    check: Check
+    live_since_ns: int | None
+
+
+T = TypeVar("T")
+Place = tuple[str, Kind]
+
+
+class _Report(Generic[T]):
+    """The first lines of a list, and how many there were."""
+
+    def __init__(self) -> None:
+        self.first: list[T] = []
+        self.total = 0
+
+    def add(self, line: T) -> None:
+        self.total += 1
+        if len(self.first) < LISTED:
+            self.first.append(line)
+
+
+class Packing:
+    """`statuses` collects what the record of the new archive will hold."""
+
+    def __init__(self, output: Output, rules: Rules, old: OldArchive | None, pool: Executor) -> None:
+        self._output = output
+        self._rules = rules
+        self._old = old
+        self._pool = pool
+        self._writer = ZipWriter(output.write)
+        self._left_out = _Report[LeftOut]()
+        self._changed = _Report[str]()
+        self._content_bytes = 0
+        self._reused_entries = 0
+        self._copied_bytes = 0
+        self._ignore_note = ""
+        self.statuses: dict[bytes, bytes] = {}
+
+    def add_all(self, parts: Sequence[Part], entries: Mapping[str, bytes]) -> None:
+        """From a base come its unchanged entries first, as they lay there; then ours, then the trees."""
+        if self._old is None:
+            self._add_entries(parts, entries)
+            for part in parts:
+                self._add_nodes(self._walk(part))
+            return
+        fresh = self._keep(self._old, parts)
+        self._add_entries(parts, entries)
+        for part, places in zip(parts, fresh, strict=True):
+            with closing(Descent(part)) as descent:
+                self._add_nodes(descent.visit(places, self._leave_out))
+
+    def finish(self) -> tuple[Packed, Record]:
+        directory_sha256 = self._writer.finish()
+        sha256, size = self._output.finish(), self._writer.position
+        packed = Packed(
+            entries=self._writer.entries,
+            size=size,
+            content_bytes=self._content_bytes,
+            sha256=sha256,
+            left_out=tuple(self._left_out.first),
+            left_out_total=self._left_out.total,
+            changed=tuple(self._changed.first),
+            changed_total=self._changed.total,
+            reused_entries=self._reused_entries,
+            fresh_bytes=size - self._copied_bytes,
+            incremental=self._old is not None,
+            ignore_note=self._ignore_note,
+        )
+        return packed, Record(size, sha256, directory_sha256, self.statuses)
+
+    def _walk(self, part: Part, *, look: bool = False) -> Walk:
+        selection, note = selection_of(part, self._rules.exclude)
+        self._ignore_note = self._ignore_note or note
+        return Walk(part, selection, self._rules.limits, self._leave_out, look=look)
+
+    def _keep(self, old: OldArchive, parts: Sequence[Part]) -> list[list[Place]]:
+        """Copies the entries that are unchanged; returns, for each part, the others of its tree."""
+        kept, fresh = bytearray(len(old)), []
+        for part in parts:
+            places: list[Place] = []
+            with closing(iter(self._walk(part, look=True))) as nodes:
+                for node in nodes:
+                    number = self._number_of_unchanged(old, node)
+                    if number is None:
+                        places.append((node.name, node.kind))
+                    else:
+                        kept[number] = 1
+            fresh.append(places)
+        for run in old.runs(kept):
+            self._output.copy(old.read, run.offset, run.length)
+            self._writer.adopt(run.length, old.moved(run, self._writer.position), run.end - run.first)
+            self._copied_bytes += run.length
+        self._reused_entries = self._writer.entries
+        self._check_limits()
+        return fresh
+
+    def _number_of_unchanged(self, old: OldArchive, node: Node) -> int | None:
+        """The number of the node's entry in the old archive, if that can stay."""
+        if node.raw == ROOT or node.status is None:
+            return None
+        name, now = os.fsencode(node.name), status_of(node.status)
+        before = old.statuses.get(name, UNSURE)
+        if before != now and self._rules.check is Check.STATUS:
+            return None
+        if self._rules.check is Check.CONTENT and not _same_inside(old, node, before, now):
+            return None
+        number = old.number(name)
+        if number is not None:
+            self.statuses[name] = now
+            self._content_bytes += size_of(now)
+        return number
+
+    def _add_entries(self, parts: Sequence[Part], entries: Mapping[str, bytes]) -> None:
+        """Ours; every directory that they and the prefixes imply is said."""
+        names = (*entries, *(part.prefix for part in parts))
+        parents = {str(parent) for name in names for parent in PurePosixPath(name).parents} - {"."}
+        for name in sorted(parents - {part.prefix for part in parts}, key=os.fsencode):
+            self._add(Head(name, Kind.DIRECTORY, _PRIVATE_DIRECTORY, _NO_MTIME_NS), EMPTY)
+        for name in sorted(entries, key=os.fsencode):
+            self._add(Head(name, Kind.FILE, _PRIVATE_FILE, _NO_MTIME_NS), squeezed(entries[name]))
+
+    def _add_nodes(self, nodes: Iterable[Node]) -> None:
+        for node in nodes:
+            if node.status is not None and node.kind is Kind.DIRECTORY:
+                self._add(head_of(node, Kind.DIRECTORY, node.status), EMPTY)
+                self._note(node, node.status, steady=True)
+                continue
+            try:
+                found = self._read_twice(node)
+            except Omitted as omitted:
+                self._leave_out(node.name, omitted.reason)
+                continue
+            steady = self._add_found(found)
+            self._note(node, found.status, steady=steady)
+
+    def _read_twice(self, node: Node) -> Found | FoundLarge:
+        """What moved under the first reading gets a second one, and that one counts."""
+        largest = self._rules.limits.file_bytes
+        old = self._old.content(os.fsencode(node.name)) if self._old else None
+        try:
+            found = read_node(node, largest=largest, old=old)
+            if isinstance(found, FoundLarge) or found.steady:
+                return found
+        except Omitted as omitted:
+            if omitted.reason is not Omission.VANISHED:
+                raise
+        return read_node(look_again(node), largest=largest, old=old)
+
+    def _add_found(self, found: Found | FoundLarge) -> bool:
+        """Whether nothing moved while it was read."""
+        if isinstance(found, Found):
+            self._add(found.head, found.body)
+            return found.steady
+        with closing(found.content) as content:
+            self._writer.add_stream(found.head, content, content.chunks(self._pool))
+            self._content_bytes += content.size
+            self._copied_bytes += content.reused_bytes
+            self._check_limits()
+            return content.steady
+
+    def _add(self, head: Head, body: Body) -> None:
+        self._content_bytes += body.size
+        self._writer.add(head, body)
+        self._check_limits()
+
+    def _check_limits(self) -> None:
+        limits = self._rules.limits
+        if self._writer.entries > limits.entries:
+            raise too_large("entries", limits.entries)
+        if self._content_bytes > limits.content_bytes:
+            raise too_large("bytes of content", limits.content_bytes)
+        if self._writer.directory_bytes > limits.directory_bytes:
+            raise too_large("bytes of names", limits.directory_bytes)
+
+    def _note(self, node: Node, status: os.stat_result, *, steady: bool) -> None:
+        if not steady:
+            self._changed.add(printable(node.name))
+        if node.raw == ROOT:
+            return
+        since = self._rules.live_since_ns
+        sure = status_of(status) if since is None else sure_status_of(status, since)
+        self.statuses[os.fsencode(node.name)] = sure if steady else UNSURE
+
+    def _leave_out(self, path: str, reason: Omission) -> None:
+        self._left_out.add(LeftOut(printable(path), reason))
+
+
+def _same_inside(old: OldArchive, node: Node, before: bytes, now: bytes) -> bool:
+    """Links and directories have no content but what their status tells."""
+    if node.kind is not Kind.FILE:
+        return before == now
+    content = old.content(os.fsencode(node.name))
+    return content is not None and same_but_for_times_of_change(before, now) and same_content(node, content)
