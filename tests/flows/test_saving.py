@@ -154,3 +154,29 @@ async def state(world: Any, job: Any) -> Any:
         session,
         await world.archives.listing(""),
     )
+
+
+async def test_one_that_is_called_off_leaves_nothing_visible_and_can_be_made_again(world: Any) -> None:
+    job = await world.submit()
+    begun, put = asyncio.Event(), world.archives.put
+
+    async def follows(name: str, source: Any, *, growth: Any = None) -> Any:
+        await growth.beyond(0)
+        begun.set()
+        return await put(name, source, growth=growth)
+
+    await world.workspaces.prepare(replace(job, attempt=1), await world.store.session(job.session_id))
+    (world.workspaces.root(job.job_id, 1) / "files" / "noise.bin").write_bytes(
+        random.Random(2).randbytes(9 << 20)
+    )
+    saving = world.workspaces.saving(replace(job, attempt=1), await world.store.session(job.session_id), 0.0)
+    world.archives.put = follows
+    first = asyncio.create_task(saving.store())
+    await begun.wait()
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert first.cancelled()
+    assert await world.archives.listing("") == []
+    world.archives.put = put
+    saved = await saving.store()
+    assert "noise.bin" in (await stored(world, saved.archive.name)).namelist()

@@ -1,7 +1,7 @@
 """Looks for secrets in an archive that was just packed: what is looked at is what would be stored."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,13 +40,13 @@ class Scan:
     whole: bool
 
 
-def scan(path: Path, count: Count) -> Scan:
-    """Blocking. Raises ArchiveRefused, OSError."""
+def scan(path: Path, count: Count, *, names: Collection[str] | None = None) -> Scan:
+    """Of all entries, or of those with these `names`. Blocking. Raises ArchiveRefused, OSError."""
     found: list[SecretFound] = []
     left = MOST
     with open_archive(path) as archive:
         for span in spans(archive, read_directory(archive, OWN_CAPS)):
-            if not _is_looked_at(span):
+            if not _is_looked_at(span) or (names is not None and span.record.entry.name not in names):
                 continue
             left -= span.record.entry.size
             if left < 0:

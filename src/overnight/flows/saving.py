@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from overnight.archive import Packed, Scan, pack, scan
+from overnight.archive.record import load
 from overnight.domain.job import ArchiveRef, Origin
 from overnight.domain.redaction import Redactor
 from overnight.flows.growth import GrowingFile
@@ -137,13 +138,31 @@ class Saving:
         return packed, self._scanned()
 
     def _scanned(self) -> Scan:
-        """A checkpoint is only looked through if a finding would stop it: the last archive is looked through whole."""
-        if not (self._settled or self._packing.refuse_secrets):
+        """Raises SecretsInArchive if they are not to be stored.
+
+        A checkpoint is else not looked through: the last archive of the run is, for all that the session's
+        archive did not have. If secrets are refused all of it is: the archives before may have been made when
+        they were not.
+        """
+        packing, baseline = self._packing, self._baseline
+        if not (self._settled or packing.refuse_secrets):
             return NOT_SCANNED
-        scanned = scan(self._baseline.packing, self._packing.redactor.count)
-        if scanned.found and self._packing.refuse_secrets:
+        names = fresh_names(baseline.session_record, baseline.packing_record)
+        if self._settled and packing.refuse_secrets:
+            names = None
+        scanned = scan(baseline.packing, packing.redactor.count, names=names)
+        if scanned.found and packing.refuse_secrets:
             raise SecretsInArchive(scanned)
         return scanned
+
+
+def fresh_names(before: Path, after: Path) -> set[str] | None:
+    """What the second record has and the first has not, or has differently; None: there is no first one."""
+    old, new = load(before), load(after)
+    if old is None or new is None:
+        return None
+    known = old.statuses
+    return {os.fsdecode(name) for name, status in new.statuses.items() if known.get(name) != status}
 
 
 async def to_its_end(work: Callable[[threading.Event], T]) -> T:
