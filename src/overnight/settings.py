@@ -212,6 +212,19 @@ class Settings(BaseSettings):
         gt=0,
         description="Archives older than this are deleted, whatever their number, but never the current one.",
     )
+    checkpoint_seconds: float = Field(
+        60.0,
+        ge=0,
+        description="Pause between checkpoints of a run, from which its next attempt goes on, on any machine; 0: none.",
+    )
+    warm_workspaces: int = Field(
+        4,
+        ge=0,
+        description="Workspaces kept after their job, so that the next job of the session fetches nothing; 0: none.",
+    )
+    warm_max_bytes: int = Field(
+        10 * 1024**3, ge=0, description="Most bytes of kept workspaces and their archives in all."
+    )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest JSON body of a request.")
     max_archive_bytes: int = Field(512 * 1024 * 1024, ge=1024, description="Largest archive of an upload.")
     max_queued: int = Field(

@@ -18,6 +18,7 @@ from overnight.domain.errors import (
 from overnight.domain.job import (
     ArchiveRef,
     Change,
+    Job,
     JobRequest,
     Origin,
     Ring,
@@ -34,6 +35,7 @@ from overnight.domain.transitions import (
     Decide,
     Note,
     cancel,
+    checkpoint,
     finish,
     lapse,
     record,
@@ -232,6 +234,46 @@ def test_when_a_job_returns() -> None:
     assert returns(failed(ErrorCode.TIMEOUT, "too long")) is None
     assert returns(DONE) is None
     assert returns(Outcome(ending=Ending.CANCELLED)) is None
+
+
+PART = ArchiveRef(name="claude-code/s/j.1.c1.zip", size=7, sha256="cd" * 32, origin=Origin.RUN)
+
+
+def test_a_checkpoint_is_what_the_next_attempt_goes_on_from_until_the_job_is_over() -> None:
+    change = after(accepted(), BEGIN, checkpoint(PART, attempt=1, now=NOW + 2))
+    assert kinds(change) == ["checkpoint.saved"]
+    back = after(change, lost(1))
+    found = Snapshot(job=back.job, session=back.session).checkpoint
+    assert found is not None
+    assert (found.archive, found.attempt, back.session.archive) == (PART, 1, None)
+    assert after(change, END).job.checkpoint is None
+
+
+def test_a_stale_attempt_makes_no_checkpoint() -> None:
+    change = after(accepted(), BEGIN, lost(1), start(worker="v", now=NOW, lease_seconds=9.0, isolation="x"))
+    for attempt in (1, 3):
+        with pytest.raises(StaleAttempt):
+            checkpoint(PART, attempt=attempt, now=NOW)(change.job, change.session)
+    with pytest.raises(StaleAttempt):
+        checkpoint(PART, attempt=1, now=NOW)(*_pair(after(accepted(), BEGIN, END)))
+
+
+def test_a_dead_letter_that_was_not_saved_keeps_its_checkpoint_for_a_resend() -> None:
+    change = after(accepted(), BEGIN, checkpoint(PART, attempt=1, now=NOW), lost(1))
+    for attempt in (2, 3):
+        change = after(replace(change, job=replace(change.job, available_at=NOW)), BEGIN, lost(attempt))
+    assert change.job.status is Status.FAILED
+    again = after(change, resend(now=NOW))
+    assert Snapshot(job=again.job, session=again.session).checkpoint == again.job.checkpoint is not None
+
+
+def test_a_checkpoint_from_before_another_job_of_the_session_is_void() -> None:
+    change = after(accepted(), BEGIN, checkpoint(PART, attempt=1, now=NOW), lost(1))
+    assert Snapshot(job=change.job, session=replace(change.session, archive=ARCHIVE)).checkpoint is None
+
+
+def _pair(change: Change) -> tuple[Job, Session]:
+    return change.job, change.session
 
 
 def lost(attempt: int, *, now: float = NOW, dead: bool = True) -> Decide:

@@ -118,6 +118,10 @@ class World:
     refuse_secrets: bool = False
     fail_too_large: bool = False
     redactor: Redactor = field(default_factory=Redactor)
+    checkpoint_seconds: float = 0.0
+    archives_are_shared: bool = False
+    warm: int = 0
+    warm_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
         self.store = MemoryStore(self.wakeups, self.clock)
@@ -127,17 +131,26 @@ class World:
 
     def use(self, archives: MemoryArchives) -> None:
         self.archives = archives
-        self.workspaces = Workspaces(
-            self.data, archives, exclude=("dist",), refuse_secrets=self.refuse_secrets
+        self.workspaces = self.machine("here")
+
+    def machine(self, name: str) -> Workspaces:
+        """The directories of one machine. Those of "here" are the data directory's."""
+        return Workspaces(
+            self.data if name == "here" else self.data / name,
+            self.archives,
+            exclude=("dist",),
+            refuse_secrets=self.refuse_secrets,
+            warm=self.warm,
+            warm_bytes=self.warm_bytes,
         )
 
-    def runner(self, worker: str = "worker-1") -> Runner:
+    def runner(self, worker: str = "worker-1", *, workspaces: Workspaces | None = None) -> Runner:
         return Runner(
             worker=worker,
             store=self.store,
             queue=self.queue,
             agent=self.agent,
-            workspaces=self.workspaces,
+            workspaces=workspaces or self.workspaces,
             holder=Holder(self.store, self.wakeups, self.clock, 15.0),
             clock=self.clock,
             entropy=self.entropy,
@@ -146,6 +159,8 @@ class World:
             retention=self.retention(),
             lease_seconds=15.0,
             fail_too_large=self.fail_too_large,
+            checkpoint_seconds=self.checkpoint_seconds,
+            archives_are_shared=self.archives_are_shared,
             save_delays=(0.0, 0.0),
         )
 
@@ -200,9 +215,9 @@ class World:
     async def silence(self) -> bool:
         return not await self.queue.receive(limit=9, visibility_seconds=30, wait_seconds=0)
 
-    async def run_next(self, *acts: Act) -> None:
+    async def run_next(self, *acts: Act, on: Workspaces | None = None) -> None:
         self.agent.acts.extend(acts)
-        await self.runner().run(await self.bell(), leaving=self.leaving)
+        await self.runner(workspaces=on).run(await self.bell(), leaving=self.leaving)
 
     async def job(self, job_id: str) -> Job:
         return (await self.store.snapshot(job_id)).job
@@ -212,6 +227,23 @@ class World:
 
     async def kinds(self, job_id: str) -> list[str]:
         return [event.type for event in await self.events(job_id)]
+
+    async def told(self, job_id: str, kind: str) -> list[Mapping[str, Any]]:
+        return [event.data for event in await self.events(job_id) if event.type == kind]
+
+    async def until(self, job_id: str, kind: str, *, times: int = 1) -> None:
+        """Return when the job has that many events of this kind."""
+        with self.wakeups.subscribe(f"job:{job_id}") as written:
+            async with asyncio.timeout(20):
+                while (await self.kinds(job_id)).count(kind) < times:
+                    await written.wait(1.0)
+
+    def begin(self, workspaces: Workspaces | None = None, *, worker: str = "worker-1") -> asyncio.Task[None]:
+        """`run_next` as a task."""
+        return asyncio.create_task(self._begun(workspaces, worker))
+
+    async def _begun(self, workspaces: Workspaces | None, worker: str) -> None:
+        await self.runner(worker, workspaces=workspaces).run(await self.bell(), leaving=self.leaving)
 
 
 @pytest.fixture

@@ -86,3 +86,33 @@ async def test_an_archive_with_a_secret_is_refused_if_the_operator_says_so(
     [told] = [e.data for e in await strict.events(job.job_id) if e.type == "workspace.not_saved"]
     assert told["reason"] == "secrets"
     assert (tmp_path / "unsaved" / told["kept_in"] / "files" / "deploy.sh").is_file()
+
+
+async def test_only_what_the_session_did_not_have_yet_is_looked_through(world: Any) -> None:
+    world = replace(world, warm=1)  # A restored workspace knows as well what it had.
+    first = await world.submit()
+    await world.run_next(leaves_a_key)
+    assert len(await world.told(first.job_id, "archive.secret_found")) == 1
+
+    async def adds(order: RunOrder, emit: Emit, stop: Stop) -> Outcome:
+        (order.workspace.files / "token.txt").write_text("ghp_" + "b2C3" * 9)
+        return Outcome(ending=Ending.DONE, result="done", session_cost_usd=0.1)
+
+    second = await world.submit(session_id=first.session_id)
+    await world.run_next(adds)
+    assert [told["path"] for told in await world.told(second.job_id, "archive.secret_found")] == ["token.txt"]
+
+
+async def test_what_a_checkpoint_stored_is_looked_through_at_the_end(world: Any, agents: Any) -> None:
+    world = replace(world, checkpoint_seconds=0.01, warm=1)
+    first = await world.submit()
+    await world.run_next(agents.writes("a.txt", "a", agents.done()))
+    job = await world.submit(session_id=first.session_id)
+
+    async def act(order: RunOrder, emit: Emit, stop: Stop) -> Outcome:
+        outcome = await leaves_a_key(order, emit, stop)
+        await world.until(job.job_id, "checkpoint.saved")
+        return outcome
+
+    await world.run_next(act)
+    assert [told["path"] for told in await world.told(job.job_id, "archive.secret_found")] == ["deploy.sh"]

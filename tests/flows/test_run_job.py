@@ -198,10 +198,10 @@ async def test_saving_is_tried_again_and_the_run_is_not(world: Any, agents: Any)
     job = await world.submit()
     put, failures = world.archives.put, [OSError("disk"), OSError("disk")]
 
-    async def flaky(name: str, source: Any) -> Any:
+    async def flaky(name: str, source: Any, **more: Any) -> Any:
         if failures:
             raise failures.pop()
-        return await put(name, source)
+        return await put(name, source, **more)
 
     world.archives.put = flaky
     await world.run_next(agents.writes("a", "a", agents.done()))
@@ -212,7 +212,7 @@ async def test_saving_is_tried_again_and_the_run_is_not(world: Any, agents: Any)
 async def test_an_outcome_is_recorded_even_if_the_files_cannot_be_saved(world: Any, agents: Any) -> None:
     job = await world.submit()
 
-    async def broken(name: str, source: Any) -> Any:
+    async def broken(name: str, source: Any, **more: Any) -> Any:
         raise OSError("disk")
 
     world.archives.put = broken

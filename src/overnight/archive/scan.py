@@ -1,7 +1,7 @@
 """Looks for secrets in an archive that was just packed: what is looked at is what would be stored."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,8 +40,8 @@ class Scan:
     whole: bool
 
 
-def scan(path: Path, count: Count, *, since: int = 0) -> Scan:
-    """Only of entries from the offset `since` on: `Packed.fresh_from`, if the base was looked at before.
+def scan(path: Path, count: Count, *, since: int = 0, names: Collection[str] | None = None) -> Scan:
+    """Of all entries, of those with these `names`, or only from the offset `since` on (`Packed.fresh_from`).
 
     Blocking. Raises ArchiveRefused, OSError.
     """
@@ -50,6 +50,8 @@ def scan(path: Path, count: Count, *, since: int = 0) -> Scan:
     with open_archive(path) as archive:
         for span in spans(archive, read_directory(archive, OWN_CAPS)):
             if span.record.header_offset < since or not _is_looked_at(span):
+                continue
+            if names is not None and span.record.entry.name not in names:
                 continue
             left -= span.record.entry.size
             if left < 0:

@@ -116,6 +116,7 @@ class Job:
     num_turns: int = 0
     isolation: str | None = None
     archive: str | None = None
+    checkpoint: "Checkpoint | None" = None
     owner: str = ""
     key_id: str | None = None
     max_running: int | None = None
@@ -139,6 +140,19 @@ class ArchiveRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The files and the conversation of a run that was under way, as `attempt` stored them.
+
+    `base` names the archive that the session had then. Once the session has another one the checkpoint is void:
+    going on from it would undo the jobs in between.
+    """
+
+    archive: ArchiveRef
+    attempt: int
+    base: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """A conversation and its files, across jobs.
 
@@ -156,6 +170,10 @@ class Session:
     cost_usd: float = 0.0
     erased_at: float | None = None
     owner: str = ""
+
+    @property
+    def archive_name(self) -> str | None:
+        return self.archive.name if self.archive else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,3 +262,9 @@ class Snapshot:
         if self.job.status is not Status.QUEUED or self.job.job_id not in self.session.line:
             return None
         return self.session.line.index(self.job.job_id)
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """What the job's next attempt can go on from."""
+        found = self.job.checkpoint
+        return found if found and found.base == self.session.archive_name else None

@@ -30,6 +30,7 @@ from overnight.domain.errors import (
 from overnight.domain.job import (
     ArchiveRef,
     Change,
+    Checkpoint,
     Delivery,
     Event,
     Job,
@@ -166,6 +167,19 @@ def record(notes: Iterable[Note], *, attempt: int) -> Decide:
             job, event = _tell(job, note.type, note.time, note.data)
             events.append(event)
         return Change(job=job, session=session, events=tuple(events)) if events else None
+
+    return decide
+
+
+def checkpoint(archive: ArchiveRef, *, attempt: int, now: float) -> Decide:
+    """Point the job at what its next attempt goes on from, wherever that runs."""
+
+    def decide(job: Job, session: Session) -> Change:
+        _held(job, attempt)
+        saved = Checkpoint(archive=archive, attempt=attempt, base=session.archive_name)
+        told = {"archive": archive.name, "size": archive.size}
+        job, event = _tell(replace(job, checkpoint=saved), "checkpoint.saved", now, told)
+        return Change(job=job, session=session, events=(event,))
 
     return decide
 
@@ -363,6 +377,7 @@ def _end(
         structured_output=outcome.structured_output,
         error=error,
         archive=archive.name if archive else None,
+        checkpoint=job.checkpoint if status is Status.FAILED and archive is None else None,
     )
     job, event = _tell(
         job, f"job.{status}", now, {"code": error.code, "message": error.message} if error else {}

@@ -2,17 +2,18 @@
 
 If the worker dies after
 - claiming or running: the job is `processing` under a lease that lapses. The sweep queues it again, and the
-  next attempt goes on in the workspace that was left;
+  next attempt goes on in the workspace that was left, or elsewhere from the last checkpoint;
 - storing the archive: the same, and an archive under this attempt's name, which nothing points at;
-- finishing: the notifier of any process sends the delivery, and the sweep deletes the workspace.
+- finishing: the notifier of any process sends the delivery, and the sweep deletes the workspace. Its last
+  checkpoint is left to retention.
 """
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from overnight.archive import ArchiveRefused, Scan
+from overnight.archive import ArchiveRefused
 from overnight.domain.errors import (
     CancelRequested,
     ErrorCode,
@@ -21,23 +22,29 @@ from overnight.domain.errors import (
     OwnerBusy,
     Refused,
     SessionBusy,
+    SessionNotFound,
     TooEarly,
 )
-from overnight.domain.job import ArchiveRef, Change, Job, JobRequest, Ring, Session
+from overnight.domain.job import Change, Job, JobRequest, Ring, Session
 from overnight.domain.outcome import Ending, Outcome, failed
-from overnight.domain.prompts import continuation
+from overnight.domain.prompts import AS_BEFORE, AS_LEFT, AS_STORED, continuation
 from overnight.domain.redaction import Redactor
 from overnight.domain.retry import RetryPolicy
 from overnight.domain.standing import room_to_run
 from overnight.domain.transitions import Decide, finish, requeue, returns_at, start
+from overnight.flows.checkpoint import Checkpoints
 from overnight.flows.event_log import EventLog
 from overnight.flows.lease import Holder, RunStop, StopReason
+from overnight.flows.restoring import WorkspaceUnavailable
 from overnight.flows.retention import Retention
-from overnight.flows.workspace import Saved, SecretsInArchive, Workspaces, WorkspaceUnavailable
+from overnight.flows.saving import Saved, Saving, SecretsInArchive
+from overnight.flows.telling import tell_secrets, told_ready, told_saved
+from overnight.flows.workspace import Source, Workspaces, archive_name
 from overnight.ports import (
     Agent,
     ArchiveConflict,
     ArchiveDenied,
+    ArchiveMissing,
     ArchiveTooLarge,
     Bell,
     Clock,
@@ -79,6 +86,9 @@ class Runner:
     retention: Retention
     lease_seconds: float
     fail_too_large: bool = False
+    checkpoint_seconds: float = 0.0
+    archives_are_shared: bool = False
+    """Workers on other machines have the same archive store: what goes back to the queue may go on there."""
     save_delays: tuple[float, ...] = SAVE_DELAYS
 
     async def run(self, bell: Bell, *, leaving: asyncio.Event) -> None:
@@ -92,7 +102,8 @@ class Runner:
             return
         job = claimed.job
         try:
-            await self._attempt(job, claimed.session, leaving)
+            with self.workspaces.busy():
+                await self._attempt(job, claimed.session, leaving)
         except* Refused:
             log.warning("attempt %d of job %s is stale: it changed nothing", job.attempt, job.job_id)
 
@@ -124,23 +135,53 @@ class Runner:
     async def _attempt(self, job: Job, session: Session, leaving: asyncio.Event) -> None:
         async with self.holder.hold(job, leaving=leaving) as stop:
             events = EventLog(self.store, self.clock, job, self.redactor)
+            checkpoints = self._checkpoints(job, session, events)
             async with events.flowing():
-                outcome, worth_saving = await self._outcome(job, session, events, stop)
+                outcome, worth_saving = await self._outcome(job, session, events, stop, checkpoints)
             outcome = _without_secrets(outcome, self.redactor)
             if stop.reason is StopReason.LOST:
                 return
-            if await self._went_back(job, outcome):
+            if await self._went_back(job, outcome, checkpoints if worth_saving else None):
                 return
+            saving = self.workspaces.saving(job, session, _cost(session, outcome)) if worth_saving else None
             try:
-                saved = await self._save(job, session, outcome, events) if worth_saving else None
-            except _TooLarge:
-                saved, outcome = None, _failed_as_too_large(outcome)
-            await self._finish(job, outcome, saved)
+                saved = await self._end(job, session, outcome, events, saving)
+            except Refused:
+                await self._retract(job)
+                raise
         await self.workspaces.discard(job)
+        if saved is not None:
+            await checkpoints.drop()
         await self.retention.tidy(job.session_id)
 
+    async def _end(
+        self, job: Job, session: Session, outcome: Outcome, events: EventLog, saving: Saving | None
+    ) -> Saved | None:
+        """Save, then finish: the session's pointer moves with the job's final status."""
+        saved = None
+        if saving is not None:
+            try:
+                saved = await self._save(job, saving, events)
+            except _TooLarge:
+                outcome = _failed_as_too_large(outcome)
+        with self.workspaces.settling(session.session_id):
+            session = await self._finish(job, outcome, saved)
+            await self._keep(job, session, saved)
+        return saved
+
+    def _checkpoints(self, job: Job, session: Session, events: EventLog) -> Checkpoints:
+        return Checkpoints(
+            store=self.store,
+            workspaces=self.workspaces,
+            clock=self.clock,
+            job=job,
+            session=session,
+            events=events,
+            seconds=self.checkpoint_seconds,
+        )
+
     async def _outcome(
-        self, job: Job, session: Session, events: EventLog, stop: RunStop
+        self, job: Job, session: Session, events: EventLog, stop: RunStop, checkpoints: Checkpoints
     ) -> tuple[Outcome, bool]:
         """How the attempt ended, and whether its workspace holds anything to save."""
         try:
@@ -153,17 +194,18 @@ class Runner:
         except (OSError, StorageError):
             log.exception("could not prepare the workspace of job %s", job.job_id)
             return failed(ErrorCode.STORAGE, _NOT_PREPARED), False
-        events.emit("workspace.ready", {"continued": prepared.continued, "archive": _name(session.archive)})
+        events.emit("workspace.ready", told_ready(prepared))
         order = RunOrder(
             job_id=job.job_id,
             attempt=job.attempt,
             session_id=job.session_id,
-            prompt=_prompt(request, job),
+            prompt=_prompt(request, job, prepared.source),
             request=request,
             workspace=prepared.workspace,
             spent_usd=job.cost_usd,
         )
-        return await self._run_agent(order, events, stop), True
+        async with checkpoints.flowing():
+            return await self._run_agent(order, events, stop), True
 
     async def _run_agent(self, order: RunOrder, events: EventLog, stop: RunStop) -> Outcome:
         timer = asyncio.get_running_loop().call_later(
@@ -179,13 +221,18 @@ class Runner:
             timer.cancel()
         return _judged(outcome, stop.reason, order.request.timeout_seconds)
 
-    async def _went_back(self, job: Job, outcome: Outcome) -> bool:
-        """Put the job back in the queue if it has another attempt; its workspace stays as the checkpoint."""
+    async def _went_back(self, job: Job, outcome: Outcome, checkpoints: Checkpoints | None) -> bool:
+        """Put the job back in the queue if it has another attempt.
+
+        Its workspace stays, to go on from here, and is stored if the next attempt may be elsewhere.
+        """
         now = self.clock.now()
         current = (await self.store.snapshot(job.job_id)).job
         at = returns_at(current, outcome, policy=self.policy, now=now, chance=self.entropy.chance())
         if at is None:
             return False
+        if checkpoints is not None and self.archives_are_shared:
+            await checkpoints.last()
         try:
             change = await self.store.change(
                 job.job_id, requeue(outcome, attempt=job.attempt, now=now, at=at)
@@ -195,18 +242,17 @@ class Runner:
         await ring(self.queue, change.rings)
         return True
 
-    async def _save(self, job: Job, session: Session, outcome: Outcome, events: EventLog) -> Saved | None:
+    async def _save(self, job: Job, saving: Saving, events: EventLog) -> Saved | None:
         """Store the workspace; after bounded tries give up, keep it on disk and say so in an event."""
         told: dict[str, object] = {}
-        cost = session.cost_usd if outcome.session_cost_usd is None else outcome.session_cost_usd
         for delay in (*self.save_delays, None):
             try:
-                saved = await self.workspaces.save(job, session, cost)
+                saved = await saving.store()
             except (ArchiveConflict, ArchiveRefused):
                 log.exception("the workspace of job %s cannot be saved", job.job_id)
                 break
             except SecretsInArchive as secrets:
-                _tell_secrets(secrets.scan, events)
+                tell_secrets(secrets.scan, events)
                 told = {"reason": "secrets"}
                 break
             except ArchiveTooLarge as large:
@@ -221,9 +267,10 @@ class Runner:
                 if delay is not None:
                     await asyncio.sleep(delay)
             else:
-                _tell_secrets(saved.scan, events)
-                events.emit("workspace.saved", _told(saved))
+                tell_secrets(saved.scan, events)
+                events.emit("workspace.saved", told_saved(saved))
                 await events.flush()
+                await saving.adopt()
                 return saved
         place = await self.workspaces.set_aside(job)
         events.emit("workspace.not_saved", {"kept_in": place.name} | told)
@@ -232,7 +279,7 @@ class Runner:
             raise _TooLarge
         return None
 
-    async def _finish(self, job: Job, outcome: Outcome, saved: Saved | None) -> None:
+    async def _finish(self, job: Job, outcome: Outcome, saved: Saved | None) -> Session:
         if outcome.ending is Ending.INTERRUPTED:  # It was to go back, but a cancel came in between.
             outcome = replace(outcome, ending=Ending.CANCELLED)
         decide = finish(
@@ -246,6 +293,7 @@ class Runner:
         await ring(self.queue, change.rings)
         if saved is not None:
             await self._publish(job)
+        return change.session
 
     async def _written(self, job_id: str, decide: Decide) -> Change:
         """The outcome is worth patience: it cost money, and until it is written the job would run again."""
@@ -258,11 +306,35 @@ class Runner:
         return await self.store.change(job_id, decide)
 
     async def _publish(self, job: Job) -> None:
+        """Unless a later job of the session has published meanwhile."""
         try:
-            await self.workspaces.publish(job)
-        except OSError:
+            current = await self.store.snapshot(job.job_id)
+            if current.session.archive_name == archive_name(job):
+                await self.workspaces.publish(job)
+        except (OSError, StorageError, ArchiveMissing, JobNotFound):
             # The session's pointer has moved: the alias is a convenience, and the next job publishes it again.
             log.exception("could not publish the archive of session %s", job.session_id)
+
+    async def _keep(self, job: Job, session: Session, saved: Saved | None) -> None:
+        """Keep the workspace for the session's next job, unless the session is gone already."""
+        if saved is None:
+            return
+        await self.workspaces.keep(job, session, saved)
+        try:
+            await self.store.session(session.session_id)
+        except SessionNotFound:
+            await self.workspaces.forget_kept(session.session_id)
+        except StorageError:
+            log.warning("could not look for session %s", session.session_id, exc_info=True)
+
+    async def _retract(self, job: Job) -> None:
+        """What a stale attempt has stored goes, unless it was this attempt that finished the job."""
+        try:
+            current = (await self.store.snapshot(job.job_id)).job
+        except (JobNotFound, StorageError):
+            return  # Who erases the session lists its archives; in doubt retention does.
+        if current.archive != archive_name(job):
+            await self.workspaces.forget(archive_name(job))
 
 
 async def ring(queue: Queue, rings: Sequence[Ring]) -> None:
@@ -270,10 +342,18 @@ async def ring(queue: Queue, rings: Sequence[Ring]) -> None:
         await queue.send(bell.job_id, at=bell.at)
 
 
-def _prompt(request: JobRequest, job: Job) -> str:
+def _prompt(request: JobRequest, job: Job, source: Source) -> str:
     if job.attempt == 1:
         return request.prompt
-    return continuation(request.prompt, f"attempt {job.attempt - 1} did not reach its end")
+    if source is Source.CHECKPOINT:
+        state = AS_STORED
+    else:  # A dead letter that was sent again finds its work in the session's archive.
+        state = AS_LEFT if source is Source.LEFTOVER or job.archive else AS_BEFORE
+    return continuation(request.prompt, f"attempt {job.attempt - 1} did not reach its end", state)
+
+
+def _cost(session: Session, outcome: Outcome) -> float:
+    return session.cost_usd if outcome.session_cost_usd is None else outcome.session_cost_usd
 
 
 def _without_secrets(outcome: Outcome, redactor: Redactor) -> Outcome:
@@ -305,31 +385,6 @@ def _judged(outcome: Outcome, reason: StopReason | None, timeout_seconds: float)
         )
         return replace(outcome, ending=Ending.FAILED, code=ErrorCode.TIMEOUT, message=message)
     return outcome
-
-
-def _name(archive: ArchiveRef | None) -> str | None:
-    return archive.name if archive else None
-
-
-def _told(saved: Saved) -> Mapping[str, object]:
-    packed = saved.packed
-    return {
-        "archive": saved.archive.name,
-        "size": saved.archive.size,
-        "entries": packed.entries,
-        "left_out": [{"path": left.path, "reason": left.reason} for left in packed.left_out],
-        "left_out_total": packed.left_out_total,
-        "changed": packed.changed,
-    }
-
-
-def _tell_secrets(scan: Scan, events: EventLog) -> None:
-    for found in scan.found:
-        told = {"path": found.path, "kind": found.kind, "count": found.count}
-        events.emit("archive.secret_found", told)
-    unlisted = scan.found_total - len(scan.found)
-    if unlisted or not scan.whole:
-        events.emit("archive.scan_cut", {"unlisted": unlisted, "whole": scan.whole})
 
 
 _NOT_PREPARED = (

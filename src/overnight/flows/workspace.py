@@ -1,43 +1,46 @@
 """The directories of an attempt: restored before it, saved as an archive after it, kept while it may go on.
 
-Below the data directory, `runs/{job_id}.{attempt}/` holds one attempt: `files/` (the agent's workspace) and
-`home/` (its HOME, with the conversation). A directory under that name is always whole: it is made beside it
-and renamed. One that an attempt left behind *is* the checkpoint from which the next attempt goes on.
+Below the data directory, `runs/{job_id}.{attempt}/` holds one attempt (see places.py). A directory under that
+name is always whole: it is made beside it and renamed. One that an attempt left behind is the newest checkpoint
+there is; the checkpoint that the job points at is for workers on other machines, and for a lost disk.
 """
 
 import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
-from overnight.archive import (
-    OWN,
-    SESSION_ENTRY,
-    TRANSCRIPT_PREFIX,
-    UPLOAD,
-    ArchiveRefused,
-    Packed,
-    Part,
-    Profile,
-    Scan,
-    pack,
-    remove_tree,
-    scan,
-    unpack,
-)
-from overnight.domain.errors import ErrorCode
-from overnight.domain.job import ArchiveRef, Job, Origin, Session
+from overnight.archive import SESSION_ENTRY, UPLOAD, Profile, remove_tree, unchanged
+from overnight.domain.job import ArchiveRef, Job, Session, Snapshot
 from overnight.domain.redaction import Redactor
-from overnight.ports import ArchiveMissing, ArchiveStore, Workspace
+from overnight.flows.places import Baseline, make_empty, mend_conversation, parts_of, workspace_at
+from overnight.flows.restoring import Restoring, WorkspaceUnavailable
+from overnight.flows.saving import Packing, Saved, Saving, SecretsInArchive
+from overnight.flows.warm import WarmWorkspaces
+from overnight.ports import ArchiveStore, Workspace
+
+__all__ = [
+    "PREFIX",
+    "Prepared",
+    "Saved",
+    "SecretsInArchive",
+    "Source",
+    "WorkspaceUnavailable",
+    "Workspaces",
+    "alias_name",
+    "archive_name",
+    "checkpoint_name",
+]
 
 log = logging.getLogger(__name__)
 
+Owner = tuple[int, int]
+"""uid and gid that the files of a run belong to."""
 PREFIX = "claude-code"
-PROJECT = "workspace"
-"""The folder in which Claude Code keeps the conversation, the same wherever the workspace lies."""
 FORMAT = 1
 
 
@@ -45,45 +48,49 @@ def archive_name(job: Job) -> str:
     return f"{PREFIX}/{job.session_id}/{job.job_id}.{job.attempt}.zip"
 
 
+def checkpoint_name(job: Job, number: int) -> str:
+    return f"{PREFIX}/{job.session_id}/{job.job_id}.{job.attempt}.c{number}.zip"
+
+
+def _is_checkpoint(name: str) -> bool:
+    return name.removesuffix(".zip").rpartition(".")[2].startswith("c")
+
+
 def alias_name(session_id: str) -> str:
     """The stable name of a session's current archive: the name of the plan."""
     return f"{PREFIX}/{session_id}.zip"
 
 
-class WorkspaceUnavailable(Exception):
-    """The session's files cannot be restored; the job fails with this code and message."""
+class Source(StrEnum):
+    """Where the files of an attempt came from."""
 
-    def __init__(self, code: ErrorCode, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
+    NEW = "new"
+    ARCHIVE = "archive"
+    WARM = "warm"
+    CHECKPOINT = "checkpoint"
+    LEFTOVER = "leftover"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """`continued`: an earlier attempt of the same job has already worked in it."""
+    """`archive` names what was restored, `fetched_bytes` how much of it came from the store."""
 
     workspace: Workspace
-    continued: bool
+    source: Source
+    archive: str | None = None
+    fetched_bytes: int = 0
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Saved:
-    archive: ArchiveRef
-    packed: Packed
-    scan: Scan
-
-
-class SecretsInArchive(Exception):
-    """Secrets are in what would be stored, and the operator wants none there."""
-
-    def __init__(self, scan: Scan) -> None:
-        super().__init__(f"{scan.found_total} findings")
-        self.scan = scan
+    @property
+    def continued(self) -> bool:
+        """An earlier attempt of the same job has already worked in it."""
+        return self.source in {Source.LEFTOVER, Source.CHECKPOINT}
 
 
 class Workspaces:
-    """`redactor` knows the secrets that archives are scanned for; `refuse_secrets`: then they are not stored."""
+    """`redactor` knows the secrets that archives are scanned for; `refuse_secrets`: then they are not stored.
+
+    At most `warm` workspaces with at most `warm_bytes` are kept for the next job of their session.
+    """
 
     def __init__(
         self,
@@ -94,14 +101,23 @@ class Workspaces:
         uploads: Profile = UPLOAD,
         redactor: Redactor | None = None,
         refuse_secrets: bool = False,
+        warm: int = 0,
+        warm_bytes: int = 0,
     ) -> None:
         self._runs = data / "runs"
         self._unsaved = data / "unsaved"
         self._archives = archives
         self._exclude = tuple(exclude)
-        self._uploads = uploads
-        self._redactor = redactor or Redactor()
-        self._refuse_secrets = refuse_secrets
+        self._packing = Packing(
+            archives=archives,
+            exclude=self._exclude,
+            redactor=redactor or Redactor(),
+            refuse_secrets=refuse_secrets,
+        )
+        self._restoring = Restoring(archives, uploads)
+        self._warm = WarmWorkspaces(data / "warm", warm, warm_bytes, self._exclude)
+        self._settling: dict[str, asyncio.Event] = {}
+        self._busy = 0
 
     def root(self, job_id: str, attempt: int) -> Path:
         return self._runs / f"{job_id}.{attempt}"
@@ -110,46 +126,82 @@ class Workspaces:
         """Where earlier attempts of the job worked on this machine, newest first."""
         return [self.root(job.job_id, number) for number in range(job.attempt - 1, 0, -1)]
 
-    async def prepare(self, job: Job, session: Session) -> Prepared:
-        """Restore the newest state of the job's files. Raises WorkspaceUnavailable, OSError."""
-        root = self.root(job.job_id, job.attempt)
-        leftover = await asyncio.to_thread(self._take_leftover, job, root)
-        if not leftover:
-            new = root.with_name(f".{root.name}.new")
-            await asyncio.to_thread(_make_empty, new)
-            if session.archive is not None:
-                await self._restore(session.archive, new)
-            await asyncio.to_thread(new.rename, root)
-        return Prepared(workspace=_workspace(root), continued=leftover)
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """A run is going on: large deletions wait."""
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
 
-    async def save(self, job: Job, session: Session, cost_usd: float) -> Saved:
-        """Pack the workspace and store it under the attempt's name. Raises SecretsInArchive, OSError."""
-        workspace = _workspace(self.root(job.job_id, job.attempt))
-        target = workspace.root / "archive.zip"
-        note = {
-            "format": FORMAT,
-            "session_id": session.session_id,
-            "job_id": job.job_id,
-            "attempt": job.attempt,
-            "cost_usd": cost_usd,
-        }
-        packed = await asyncio.to_thread(
-            pack,
-            [Part(workspace.files, ""), Part(workspace.transcripts, TRANSCRIPT_PREFIX)],
-            target,
-            exclude=self._exclude,
-            entries={SESSION_ENTRY: json.dumps(note).encode()},
-        )
-        scanned = await asyncio.to_thread(scan, target, self._redactor.count)
-        if scanned.found and self._refuse_secrets:
-            await asyncio.to_thread(target.unlink)
-            raise SecretsInArchive(scanned)
-        stored = await self._archives.put(archive_name(job), target)
-        archive = ArchiveRef(name=stored.name, size=stored.size, sha256=stored.sha256, origin=Origin.RUN)
-        return Saved(archive=archive, packed=packed, scan=scanned)
+    @contextlib.contextmanager
+    def settling(self, session_id: str) -> Iterator[None]:
+        """The session's next job may begin already, but its workspace waits for what this one leaves."""
+        over = self._settling[session_id] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._settling[session_id]
+            over.set()
+
+    async def prepare(self, job: Job, session: Session, owner: Owner | None = None) -> Prepared:
+        """Restore the newest state of the job's files. Raises WorkspaceUnavailable, OSError."""
+        if (settling := self._settling.get(session.session_id)) is not None:
+            await settling.wait()
+        root = self.root(job.job_id, job.attempt)
+        prepared = await self._newest(job, session, root, owner)
+        await asyncio.to_thread(self._remove, self.earlier(job))
+        return prepared
+
+    async def unchanged(self, job: Job) -> bool:
+        """Whether the tree is what its last archive holds, be that a checkpoint or what it was restored from."""
+        root = self.root(job.job_id, job.attempt)
+        return await asyncio.to_thread(self._unchanged, workspace_at(root), Baseline(root))
+
+    def saving(self, job: Job, session: Session, cost_usd: float) -> Saving:
+        """The archive that the attempt leaves, under the attempt's name."""
+        return self._saving(job, session, archive_name(job), cost_usd, settled=True)
+
+    def checkpoint(self, job: Job, session: Session, number: int, *, settled: bool) -> Saving:
+        return self._saving(job, session, checkpoint_name(job, number), session.cost_usd, settled=settled)
 
     async def publish(self, job: Job) -> None:
         await self._archives.publish(archive_name(job), alias_name(job.session_id))
+
+    async def forget(self, archive: str) -> None:
+        """Delete an archive that nothing points at. Best effort: retention finds what is left."""
+        try:
+            await self._archives.delete(archive)
+        except OSError:
+            log.warning("could not delete %s", archive, exc_info=True)
+
+    async def drop_checkpoints(self, job: Job) -> None:
+        """Delete those of all attempts of the job. Best effort."""
+        ours = f"{PREFIX}/{job.session_id}/{job.job_id}."
+        try:
+            names = [archive.name for archive in await self._archives.listing(ours)]
+        except OSError:
+            log.warning("could not list the checkpoints of job %s", job.job_id, exc_info=True)
+            return
+        for name in names:
+            if _is_checkpoint(name):
+                await self.forget(name)
+
+    async def keep(self, job: Job, session: Session, saved: Saved) -> None:
+        """Keep the workspace for the session's next job, if there is room and nothing speaks against it."""
+        root, size = self.root(job.job_id, job.attempt), saved.packed.content_bytes + saved.archive.size
+        try:
+            await asyncio.to_thread(self._warm.keep, root, session, saved.archive, size)
+        except OSError:
+            log.warning("could not keep the workspace of job %s", job.job_id, exc_info=True)
+
+    def kept(self) -> Sequence[str]:
+        """The sessions whose workspace is kept here. Blocking."""
+        return self._warm.sessions()
+
+    async def forget_kept(self, session_id: str) -> None:
+        await asyncio.to_thread(self._warm.forget, session_id)
 
     async def discard(self, job: Job) -> None:
         """Delete every directory of the job."""
@@ -173,61 +225,108 @@ class Workspaces:
     async def clear(self, job_id: str) -> None:
         await asyncio.to_thread(self._discard, job_id)
 
-    def _take_leftover(self, job: Job, root: Path) -> bool:
-        """Move the newest earlier attempt's directory to this attempt's name; older ones are deleted."""
-        there = [path for path in self.earlier(job) if path.is_dir()]
-        for stale in there[1:]:
-            remove_tree(stale)
-        if there:
-            there[0].rename(root)
-        return bool(there)
+    async def evict(self, *, now: float) -> None:
+        """Hold the kept workspaces to their limits; large deletions only while nothing runs here."""
+        await asyncio.to_thread(self._warm.evict, now=now, idle=not self._busy)
+
+    async def _newest(self, job: Job, session: Session, root: Path, owner: Owner | None) -> Prepared:
+        checkpoint = Snapshot(job=job, session=session).checkpoint
+        made_by = checkpoint.attempt if checkpoint else 1
+        if await asyncio.to_thread(self._take_leftover, job, session, root, made_by):
+            return Prepared(workspace=workspace_at(root), source=Source.LEFTOVER)
+        if checkpoint is not None:
+            try:
+                return await self._restored(checkpoint.archive, Source.CHECKPOINT, session, root, owner)
+            except WorkspaceUnavailable as lost:
+                log.warning("the checkpoint of job %s cannot be used: %s", job.job_id, lost.message)
+        if await asyncio.to_thread(self._take_leftover, job, session, root, 1):
+            return Prepared(workspace=workspace_at(root), source=Source.LEFTOVER)
+        if await asyncio.to_thread(self._take_warm, session, root, owner):
+            return _prepared(root, Source.WARM, session.archive)
+        if session.archive is not None:
+            return await self._restored(session.archive, Source.ARCHIVE, session, root, owner)
+        await asyncio.to_thread(_begin_empty, root)
+        return _prepared(root, Source.NEW, None)
+
+    async def _restored(
+        self, archive: ArchiveRef, source: Source, session: Session, root: Path, owner: Owner | None
+    ) -> Prepared:
+        new = _aside(root)
+        await asyncio.to_thread(make_empty, new)
+        await self._restoring.restore(archive, new, owner)
+        if source is Source.CHECKPOINT:
+            await asyncio.to_thread(mend_conversation, new)
+        await asyncio.to_thread(_begin, new, root, session.archive_name, source is not Source.CHECKPOINT)
+        return _prepared(root, source, archive)
+
+    def _saving(self, job: Job, session: Session, name: str, cost_usd: float, *, settled: bool) -> Saving:
+        note = {
+            "format": FORMAT,
+            "session_id": session.session_id,
+            "job_id": job.job_id,
+            "attempt": job.attempt,
+            "cost_usd": cost_usd,
+        }
+        entries = {SESSION_ENTRY: json.dumps(note).encode()}
+        return Saving(self._packing, self.root(job.job_id, job.attempt), name, entries, settled=settled)
+
+    def _unchanged(self, workspace: Workspace, baseline: Baseline) -> bool:
+        return baseline.base is not None and unchanged(baseline.record, parts_of(workspace), self._exclude)
+
+    def _take_leftover(self, job: Job, session: Session, root: Path, oldest: int) -> bool:
+        """Move the newest directory of an attempt that is not older than `oldest` to this attempt's name.
+
+        One that grew from another archive than the session's is void: other jobs have run in between.
+        """
+        for attempt in range(job.attempt - 1, oldest - 1, -1):
+            left = self.root(job.job_id, attempt)
+            if left.is_dir() and Baseline(left).began_from(session.archive_name):
+                left.rename(root)
+                return True
+        return False
+
+    def _take_warm(self, session: Session, root: Path, owner: Owner | None) -> bool:
+        new = _aside(root)
+        make_empty(new)
+        try:
+            taken = self._warm.take(new, session, owner)
+        except OSError:
+            log.warning("could not take the kept workspace of session %s", session.session_id, exc_info=True)
+            return False
+        if taken:
+            _begin(new, root, session.archive_name, True)
+        return taken
 
     def _discard(self, job_id: str) -> None:
-        for root in (*self._runs.glob(f"{job_id}.*"), *self._runs.glob(f".{job_id}.*")):
+        self._remove([*self._runs.glob(f"{job_id}.*"), *self._runs.glob(f".{job_id}.*")])
+
+    def _remove(self, roots: Sequence[Path]) -> None:
+        for root in roots:
             with contextlib.suppress(
                 OSError
             ):  # A sweep may be at the same tree; the next one finds what is left.
                 remove_tree(root)
 
-    async def _restore(self, archive: ArchiveRef, root: Path) -> None:
-        workspace = _workspace(root)
-        fetched = root / "restore.zip"
-        profile = OWN if archive.origin is Origin.RUN else self._uploads
-        routes = {"": workspace.files, TRANSCRIPT_PREFIX: workspace.transcripts}
-        try:
-            stored = await self._archives.fetch(archive.name, fetched)
-            if stored.sha256 != archive.sha256:
-                raise WorkspaceUnavailable(ErrorCode.SESSION_UNAVAILABLE, _DAMAGED)
-            await asyncio.to_thread(unpack, fetched, routes, profile=profile)
-        except ArchiveMissing:
-            raise WorkspaceUnavailable(ErrorCode.SESSION_UNAVAILABLE, _MISSING) from None
-        except ArchiveRefused as refused:
-            raise WorkspaceUnavailable(ErrorCode.ARCHIVE_REFUSED, f"{_REFUSED} {refused}") from None
-        finally:
-            await asyncio.to_thread(fetched.unlink, missing_ok=True)
+
+def _aside(root: Path) -> Path:
+    return root.with_name(f".{root.name}.new")
 
 
-_MISSING = (
-    "The session's archive is not in the store any more, so its files cannot be restored. Nothing was changed. "
-    "Put the archive back, or start a new session."
-)
-_DAMAGED = (
-    "The session's archive is not the one that was stored (its SHA-256 differs). Nothing was changed. "
-    "Restore it from a backup, or start a new session."
-)
-_REFUSED = "The session's archive was refused and nothing of it was unpacked:"
+def _begin_empty(root: Path) -> None:
+    make_empty(_aside(root))
+    _begin(_aside(root), root, None, False)
 
 
-def _workspace(root: Path) -> Workspace:
-    home = root / "home"
-    return Workspace(
-        root=root, files=root / "files", home=home, transcripts=home / ".claude" / "projects" / PROJECT
+def _begin(new: Path, root: Path, session_archive: str | None, restored: bool) -> None:
+    Baseline(new).begin(session_archive, restored=restored)
+    new.rename(root)
+
+
+def _prepared(root: Path, source: Source, archive: ArchiveRef | None) -> Prepared:
+    fetched = archive.size if archive and source in {Source.ARCHIVE, Source.CHECKPOINT} else 0
+    return Prepared(
+        workspace=workspace_at(root),
+        source=source,
+        archive=archive.name if archive else None,
+        fetched_bytes=fetched,
     )
-
-
-def _make_empty(root: Path) -> None:
-    remove_tree(root)
-    root.mkdir(mode=0o700, parents=True)
-    workspace = _workspace(root)
-    workspace.files.mkdir(mode=0o700)
-    workspace.transcripts.mkdir(mode=0o700, parents=True)

@@ -42,7 +42,7 @@ from overnight.ports import ArchiveStore
 from overnight.rehearsal import serve_rehearsal
 from overnight.serving import listen, serving, url_of
 from overnight.settings import Settings, SettingsError
-from overnight.wiring.archives import opened_archives
+from overnight.wiring.archives import chosen_archives, opened_archives
 from overnight.wiring.secrets import redactor_of, webhook_secret
 from overnight.worker.loop import every, work
 
@@ -201,6 +201,8 @@ async def _working(base: Base, agent: ClaudeAgent, running: Running) -> AsyncIte
         uploads=_uploads(settings),
         redactor=base.redactor,
         refuse_secrets=settings.archive_secrets == "refuse",
+        warm=settings.warm_workspaces,
+        warm_bytes=settings.warm_max_bytes,
     )
     runner = _runner(base, agent, workspaces)
     sweep = _sweep(base, agent, workspaces)
@@ -250,6 +252,8 @@ def _runner(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Runner:
         retention=_retention(base),
         lease_seconds=settings.lease_seconds,
         fail_too_large=settings.archive_too_large == "fail",
+        checkpoint_seconds=settings.checkpoint_seconds,
+        archives_are_shared=chosen_archives(settings) != "directory",
     )
 
 

@@ -1,0 +1,120 @@
+"""While a run lasts, its files and conversation are stored now and then, for a next attempt on any machine.
+
+If the worker dies after
+- storing a checkpoint: nothing points at it, and retention sweeps it;
+- pointing the job at it: the one before is left over, and retention sweeps that.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+from overnight.archive import ArchiveRefused
+from overnight.domain.errors import Refused
+from overnight.domain.job import Job, Session
+from overnight.domain.transitions import checkpoint
+from overnight.flows.event_log import EventLog
+from overnight.flows.saving import Saving, SecretsInArchive
+from overnight.flows.workspace import Workspaces
+from overnight.ports import ArchiveConflict, Clock, JobStore, StorageError
+
+log = logging.getLogger(__name__)
+
+LAST_SECONDS = 10.0
+"""For the checkpoint before a job goes back. With the 10 s that an agent may take to stop, a worker has left
+within the 30 s that supervisors grant; what it could not store by then is on this machine only."""
+
+Trouble = (OSError, StorageError, ArchiveRefused, ArchiveConflict, SecretsInArchive)
+
+
+class Checkpoints:
+    """Those of one attempt, one after the other. `seconds` is the pause between two; 0: there are none."""
+
+    def __init__(
+        self,
+        *,
+        store: JobStore,
+        workspaces: Workspaces,
+        clock: Clock,
+        job: Job,
+        session: Session,
+        events: EventLog,
+        seconds: float,
+    ) -> None:
+        self._store = store
+        self._workspaces = workspaces
+        self._clock = clock
+        self._job = job
+        self._session = session
+        self._events = events
+        self._seconds = seconds
+        self._number = 0
+        self._pointed_at = job.checkpoint.archive.name if job.checkpoint else None
+
+    @contextlib.asynccontextmanager
+    async def flowing(self) -> AsyncIterator[None]:
+        """Make them in the background while the block runs. At its end none is under way."""
+        async with asyncio.TaskGroup() as tasks:
+            flow = tasks.create_task(self._flow())
+            try:
+                yield
+            finally:
+                flow.cancel()
+
+    async def last(self) -> None:
+        """Before the job goes back, when every process of the run is dead. Raises Refused."""
+        if not self._seconds:
+            return
+        try:
+            async with asyncio.timeout(LAST_SECONDS):
+                await self._make(settled=True)
+        except TimeoutError:
+            self._tell("timeout")
+        with contextlib.suppress(StorageError):
+            await self._events.flush()
+
+    async def drop(self) -> None:
+        """The job is over, and its archive holds all of it."""
+        if self._number or self._job.checkpoint:
+            await self._workspaces.drop_checkpoints(self._job)
+
+    async def _flow(self) -> None:
+        while self._seconds:
+            await asyncio.sleep(self._seconds)
+            try:
+                await self._make(settled=False)
+            except Refused:
+                return  # The attempt is stale: keeping the lease finds out too, and ends the run.
+            except Exception:
+                # A checkpoint that breaks must not cost the run that it is to protect.
+                log.exception("the checkpoint of job %s broke", self._job.job_id)
+                self._tell("internal")
+
+    async def _make(self, *, settled: bool) -> None:
+        try:
+            if await self._workspaces.unchanged(self._job):
+                return
+            self._number += 1
+            saving = self._workspaces.checkpoint(self._job, self._session, self._number, settled=settled)
+            await self._store_and_point(saving)
+        except Trouble as trouble:
+            log.warning("could not make a checkpoint of job %s", self._job.job_id, exc_info=True)
+            self._tell("secrets" if isinstance(trouble, SecretsInArchive) else "storage")
+
+    async def _store_and_point(self, saving: Saving) -> None:
+        archive = (await saving.store()).archive
+        decide = checkpoint(archive, attempt=self._job.attempt, now=self._clock.now())
+        try:
+            await self._events.flush()  # What the run told before comes before this.
+            await self._store.change(self._job.job_id, decide)
+        except Refused:
+            await self._workspaces.forget(archive.name)
+            raise
+        before, self._pointed_at = self._pointed_at, archive.name
+        await saving.adopt()
+        if before is not None:
+            await self._workspaces.forget(before)
+
+    def _tell(self, reason: str) -> None:
+        self._events.emit("checkpoint.failed", {"reason": reason})
