@@ -24,6 +24,7 @@ from overnight.archive.model import (
     Refusal,
     Unpacked,
 )
+from overnight.archive.owners import give_tree
 from overnight.archive.pack import pack
 from overnight.archive.scan import Scan, SecretFound, scan
 from overnight.archive.trees import remove_tree
@@ -54,6 +55,7 @@ __all__ = [
     "SecretFound",
     "Unpacked",
     "fsync_directory",
+    "give_tree",
     "inspect",
     "pack",
     "read_entry",

@@ -23,6 +23,7 @@ from overnight.archive import (
     Part,
     Profile,
     Scan,
+    give_tree,
     pack,
     remove_tree,
     scan,
@@ -31,7 +32,7 @@ from overnight.archive import (
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import ArchiveRef, Job, Origin, Session
 from overnight.domain.redaction import Redactor
-from overnight.ports import ArchiveMissing, ArchiveStore, Workspace
+from overnight.ports import ArchiveMissing, ArchiveStore, Owner, Workspace
 
 log = logging.getLogger(__name__)
 
@@ -110,17 +111,20 @@ class Workspaces:
         """Where earlier attempts of the job worked on this machine, newest first."""
         return [self.root(job.job_id, number) for number in range(job.attempt - 1, 0, -1)]
 
-    async def prepare(self, job: Job, session: Session) -> Prepared:
-        """Restore the newest state of the job's files. Raises WorkspaceUnavailable, OSError."""
+    async def prepare(self, job: Job, session: Session, owner: Owner | None = None) -> Prepared:
+        """Restore the newest state of the job's files, for `owner`. Raises WorkspaceUnavailable, OSError."""
         root = self.root(job.job_id, job.attempt)
         leftover = await asyncio.to_thread(self._take_leftover, job, root)
         if not leftover:
             new = root.with_name(f".{root.name}.new")
             await asyncio.to_thread(_make_empty, new)
             if session.archive is not None:
-                await self._restore(session.archive, new)
+                await self._restore(session.archive, new, owner)
             await asyncio.to_thread(new.rename, root)
-        return Prepared(workspace=_workspace(root), continued=leftover)
+        workspace = _workspace(root, owner)
+        if owner is not None:
+            await asyncio.to_thread(_give_away, workspace, owner)
+        return Prepared(workspace=workspace, continued=leftover)
 
     async def save(self, job: Job, session: Session, cost_usd: float) -> Saved:
         """Pack the workspace and store it under the attempt's name. Raises SecretsInArchive, OSError."""
@@ -189,7 +193,7 @@ class Workspaces:
             ):  # A sweep may be at the same tree; the next one finds what is left.
                 remove_tree(root)
 
-    async def _restore(self, archive: ArchiveRef, root: Path) -> None:
+    async def _restore(self, archive: ArchiveRef, root: Path, owner: Owner | None) -> None:
         workspace = _workspace(root)
         fetched = root / "restore.zip"
         profile = OWN if archive.origin is Origin.RUN else self._uploads
@@ -198,7 +202,7 @@ class Workspaces:
             stored = await self._archives.fetch(archive.name, fetched)
             if stored.sha256 != archive.sha256:
                 raise WorkspaceUnavailable(ErrorCode.SESSION_UNAVAILABLE, _DAMAGED)
-            await asyncio.to_thread(unpack, fetched, routes, profile=profile)
+            await asyncio.to_thread(unpack, fetched, routes, profile=profile, owner=owner)
         except ArchiveMissing:
             raise WorkspaceUnavailable(ErrorCode.SESSION_UNAVAILABLE, _MISSING) from None
         except ArchiveRefused as refused:
@@ -218,11 +222,21 @@ _DAMAGED = (
 _REFUSED = "The session's archive was refused and nothing of it was unpacked:"
 
 
-def _workspace(root: Path) -> Workspace:
+def _workspace(root: Path, owner: Owner | None = None) -> Workspace:
     home = root / "home"
     return Workspace(
-        root=root, files=root / "files", home=home, transcripts=home / ".claude" / "projects" / PROJECT
+        root=root,
+        files=root / "files",
+        home=home,
+        transcripts=home / ".claude" / "projects" / PROJECT,
+        owner=owner,
     )
+
+
+def _give_away(workspace: Workspace, owner: Owner) -> None:
+    """What an unpacked archive did not bring, and all that an earlier attempt of another user left."""
+    for tree in (workspace.files, workspace.home):
+        give_tree(tree, owner)
 
 
 def _make_empty(root: Path) -> None:
