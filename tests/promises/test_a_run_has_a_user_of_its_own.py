@@ -1,14 +1,10 @@
 """Where the service is root, each run is a user of its own: what belongs to others is out of its reach."""
 
-import asyncio
-import json
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from overnight.agent import processes
 from overnight.agent.attack import REQUIRED
 
 pytestmark = [

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import claude_agent_sdk
 from claude_agent_sdk import (
     ClaudeAgentOptions,
     ClaudeSDKClient,
@@ -32,13 +31,13 @@ from overnight.agent.egress import Egress
 from overnight.agent.environment import environment
 from overnight.agent.gateway import Gateway, open_gateway
 from overnight.agent.grants import Allowance, Grant
-from overnight.agent.isolation import Isolation, IsolationUnavailable, Machine, choose_tier
-from overnight.agent.limits import RunLimits
+from overnight.agent.isolation import Isolation, IsolationUnavailable, choose_tier
+from overnight.agent.machine import find_cli, machine_of
 from overnight.agent.messages import events_of
-from overnight.agent.network import Joiner, RunNetwork
+from overnight.agent.network import RunNetwork
 from overnight.agent.options import has_conversation, options_for, set_aside, write_system_prompt
 from overnight.agent.outcome import Record, outcome_of
-from overnight.agent.slots import MACHINE_WIDE, Slots
+from overnight.agent.slots import Slots
 from overnight.agent.tiers import RUN_DIRECTORY, Tier
 from overnight.domain.errors import ErrorCode
 from overnight.domain.outcome import Ending, Outcome, failed
@@ -90,39 +89,6 @@ async def claude_agent(
             entropy=entropy,
             cli=cli,
         )
-
-
-@contextlib.asynccontextmanager
-async def machine_of(settings: Settings, cli: Path | None = None) -> AsyncIterator[Machine]:
-    joiner = Joiner()
-    try:
-        yield Machine(
-            data=settings.data,
-            joiner=joiner,
-            limits=RunLimits(
-                memory=settings.sandbox_memory_bytes,
-                processes=settings.sandbox_processes,
-                open_files=settings.sandbox_open_files,
-                file_size=settings.sandbox_file_bytes,
-                temporary=settings.sandbox_tmp_bytes,
-            ),
-            readable=settings.sandbox_readable,
-            slots=Slots(settings.uid_base, (settings.data / "slots", MACHINE_WIDE)),
-            cli=cli,
-        )
-    finally:
-        await joiner.close()
-
-
-def find_cli() -> Path:
-    """Claude Code as the SDK brings it, else as installed. Raises FileNotFoundError."""
-    bundled = Path(claude_agent_sdk.__file__).parent / "_bundled" / "claude"
-    found = str(bundled) if bundled.is_file() else shutil.which("claude")
-    if found is None:
-        raise FileNotFoundError(
-            "Claude Code is not here: install claude-agent-sdk from a wheel, which brings it"
-        )
-    return Path(found).resolve()
 
 
 def _credentials(settings: Settings) -> dict[str, str]:
