@@ -38,6 +38,10 @@ async def as_user(uid: int, script: str, *, mark: str | None = None) -> asyncio.
     return process
 
 
+def state_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+
+
 @pytest.fixture(autouse=True)
 async def clean() -> AsyncIterator[None]:
     yield
@@ -102,9 +106,8 @@ async def test_a_process_whose_first_thread_has_ended_is_not_taken_for_dead() ->
         'print("ready", flush=True); ctypes.CDLL(None).pthread_exit(None)'
     )
     process = await as_user(BASE, f"exec /usr/bin/env python3 -c '{program}'")
-    stat = Path(f"/proc/{process.pid}/stat")
     async with asyncio.timeout(10):
-        while stat.read_bytes().rpartition(b")")[2].split()[0] != b"Z":  # noqa: ASYNC110 - no event says so
+        while state_of(process.pid) != b"Z":  # noqa: ASYNC110 - no event says so
             await asyncio.sleep(0.01)
     assert [found.pid for found in processes.find(None, BASE)] == [process.pid]
     assert await processes.end(None, BASE) == []

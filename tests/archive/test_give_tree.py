@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from overnight.archive import give_tree
+from overnight.archive import give_tree, remove_tree
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
@@ -81,3 +81,4 @@ def test_depth_does_not_matter(tree: Path) -> None:
     give_tree(tree, OWNER)
     assert (os.fstat(fd).st_uid, os.fstat(fd).st_gid) == OWNER
     os.close(fd)
+    remove_tree(tree)  # what pytest removes it with would end in a RecursionError

@@ -22,7 +22,7 @@ from overnight.flows.lease import Holder
 from overnight.flows.run_job import Runner, ring
 from overnight.flows.sweep import Sweep
 from overnight.flows.workspace import Workspaces
-from overnight.ports import Bell, RunOrder, Slot, Stop
+from overnight.ports import Bell, Owner, RunOrder, Slot, Stop
 
 Act = Callable[[RunOrder, Callable[[str, Mapping[str, Any]], None], Stop], Awaitable[Outcome]]
 
@@ -69,12 +69,13 @@ class ScriptedAgent:
         self.orders: list[RunOrder] = []
         self.reaped: list[Path] = []
         self.held = 0
+        self.owner: Owner | None = None
 
     @contextlib.asynccontextmanager
     async def slot(self) -> AsyncIterator[Slot]:
         self.held += 1
         try:
-            yield Slot()
+            yield Slot(owner=self.owner)
         finally:
             self.held -= 1
 

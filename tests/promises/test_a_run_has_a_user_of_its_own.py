@@ -57,7 +57,7 @@ async def test_the_user_alone_keeps_it_from_the_service_and_from_other_runs(atta
         other.chmod(0o711)
         seen = await it.bash(
             f"cat {other}/files/secret {data}/overnight.db {it.workspace.root}/run.json"
-            f" {it.workspace.root}/run/order.json /proc/{os.getpid()}/environ;"
+            f" {it.workspace.root}/run/order /proc/{os.getpid()}/environ;"
             f" ls {data} {data}/runs {it.workspace.root}; kill -0 {os.getpid()} || echo cannot signal; id -u"
         )
     assert str(it.workspace.owner[0]) in seen

@@ -1,24 +1,27 @@
 """Starts Claude Code under Landlock, or only as another user: the launcher of the tiers `landlock` and `uid`, for
 hosts that refuse namespaces.
 
-A program of its own (standard library only). It is given the path of a private file with all that it needs to
-know, and the arguments of the CLI. It stays as the parent of everything that the run starts: a daemon that has
-left its parent becomes its child, so it can be found and is killed at the end, whatever it did to its environment.
+A program of its own (standard library only, and of that what is quick to import: it is started for each run). It is
+given the path of a private file with all that it needs to know, and the arguments of the CLI. It stays as the parent
+of everything that the run starts, and of the service's user: a daemon that has left its parent becomes its child, so
+it can be found and is killed at the end, whatever it did to its environment.
 """
 
-import base64
-import contextlib
+from __future__ import annotations
+
 import ctypes
-import json
+import marshal
 import os
 import resource
 import signal
 import struct
 import sys
-from collections.abc import Iterable
-from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+
+TYPE_CHECKING = False  # as type checkers know it; to import `typing` takes longer than to confine
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import FrameType
+    from typing import Any, NoReturn
 
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_CAPBSET_DROP = 1, 22, 24
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
@@ -39,7 +42,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> NoReturn:
-    order = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    with open(sys.argv[1], "rb") as file:  # noqa: PTH123 - see TYPE_CHECKING
+        order = marshal.load(file)  # noqa: S302 # nosec B302 - only the service can write it
     control(PR_SET_PDEATHSIG, signal.SIGKILL)
     control(PR_SET_CHILD_SUBREAPER, 1)
     supervisor = os.getpid()
@@ -75,12 +79,19 @@ def watch(child: int) -> int:
 def end_children() -> None:
     """Until none is left. The children of a child that has ended become ours. No pause: what forks without end
     must not get ahead."""
-    with contextlib.suppress(ChildProcessError):
+    try:
         while True:
-            for number in Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split():
-                os.kill(int(number), signal.SIGKILL)
+            for number in children():
+                os.kill(number, signal.SIGKILL)
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
+    except ChildProcessError:
+        return
+
+
+def children() -> list[int]:
+    with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:  # noqa: PTH123 - see TYPE_CHECKING
+        return [int(number) for number in file.read().split()]
 
 
 def confine(order: dict[str, Any]) -> None:
@@ -96,7 +107,7 @@ def confine(order: dict[str, Any]) -> None:
         check(_libc.syscall(RESTRICT_SELF, ruleset, 0))
         os.close(ruleset)
     if order["seccomp"] is not None:
-        load_filter(base64.b64decode(order["seccomp"]))
+        load_filter(order["seccomp"])
 
 
 def load_filter(program: bytes) -> None:
@@ -161,7 +172,7 @@ def allow(ruleset: int, path: str, rights: int) -> None:
     except FileNotFoundError:
         return  # what is not there needs no rule
     try:
-        if not Path(path).is_dir():
+        if not os.path.isdir(path):  # noqa: PTH112 - see TYPE_CHECKING
             rights &= OF_A_FILE
         check(_libc.syscall(ADD_RULE, ruleset, PATH_BENEATH, struct.pack("=Qi", rights, descriptor), 0))
     finally:

@@ -1,7 +1,6 @@
 """How the tiers that live among the host's processes start a run: by `confine.py`, which stays as its parent."""
 
-import base64
-import json
+import marshal
 import os
 import sys
 from collections.abc import Mapping
@@ -34,13 +33,13 @@ def link_supervisor(
         "environment": dict(environment),
         "owner": workspace.owner,
         "limits": limits.by_name(),
-        "rules": rules,
-        "seccomp": None if filter_program is None else base64.b64encode(filter_program).decode("ascii"),
+        "rules": None if rules is None else dict(rules),
+        "seccomp": filter_program,
     }
-    write_private(run / "order.json", json.dumps(order))
+    write_private(run / "order", marshal.dumps(order))
     python = f"env -i {MARK}={environment[MARK]} {quote(Path(sys.executable))} -I -S"
     program = Path(__file__).with_name("confine.py")
-    return link_launcher(launcher, run, f'exec {python} {quote(program)} {quote(run / "order.json")} "$@"\n')
+    return link_launcher(launcher, run, f'exec {python} {quote(program)} {quote(run / "order")} "$@"\n')
 
 
 def _make_temporary(workspace: Workspace) -> None:

@@ -298,10 +298,10 @@ def link_launcher(launcher: Path, run: Path, start: str) -> Path:
     return link
 
 
-def write_private(path: Path, text: str) -> None:
+def write_private(path: Path, content: str | bytes) -> None:
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_public(path: Path, text: str) -> None:
