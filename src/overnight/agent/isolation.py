@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -152,6 +153,7 @@ async def try_tier(name: str, launcher: Path, machine: Machine) -> Tried:
 
 async def _try_with_owner(name: str, tier: Tier, machine: Machine) -> Tried:
     """The way to the workspaces is left open only if that was of use."""
+    before = (await asyncio.to_thread(machine.data.stat)).st_mode
     try:
         async with machine.slots.taken() as owner:
             if tier.on_host:
@@ -161,7 +163,7 @@ async def _try_with_owner(name: str, tier: Tier, machine: Machine) -> Tried:
         findings = Findings(complaint=str(error))
     broken = findings.failures(name)
     if broken and tier.on_host:
-        await asyncio.to_thread(machine.data.chmod, 0o700)
+        await asyncio.to_thread(machine.data.chmod, stat.S_IMODE(before))
     return Tried(tier=tier, findings=findings, broken=broken)
 
 

@@ -7,6 +7,7 @@ it first. Nothing secret is ever an argument, since `ps` shows those: it travels
 import contextlib
 import os
 import shlex
+import stat
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -261,7 +262,10 @@ def run_directory(workspace: Workspace) -> Path:
 
 def open_data(data: Path) -> None:
     """Let users of runs pass to their workspaces, and close all the rest of the data directory to them, which
-    nobody else could pass into so far."""
+    nobody else could pass into so far. Raises PermissionError, and changes nothing, if it is not ours alone."""
+    status = data.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_ISVTX | stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(f"{data} is not the service's alone to write to")
     runs = data / "runs"
     runs.mkdir(mode=0o711, exist_ok=True)
     for entry in data.iterdir():
