@@ -17,7 +17,7 @@ from overnight.agent.processes import MARK
 from overnight.agent.slots import MACHINE_WIDE, Slots
 from overnight.agent.tiers import Tier, install_launcher, open_data
 from overnight.ports import Owner, Workspace
-from overnight.settings import Settings
+from overnight.settings import load
 
 PLAIN = "plain exec"
 TRUE = Path("/bin/true")
@@ -62,7 +62,7 @@ async def measure(rounds: int) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory() as directory:
         data, joiner = Path(directory), Joiner()
         machine, launcher = Machine(data=data, joiner=joiner), install_launcher(data)
-        slots = Slots(Settings().uid_base, (data / "slots", MACHINE_WIDE))
+        slots = Slots(load().uid_base, (data / "slots", MACHINE_WIDE))
         open_data(data)
         async with slots.taken() as owner:
             for number in range(rounds + 1):
