@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from overnight.archive.model import ArchiveRefused, Kind, Refusal
+from overnight.archive.owners import Owner
 from overnight.archive.reader import ArchiveFile, Record, Window
 from overnight.archive.record import status_of
 from overnight.archive.spans import STEP, Span, content, is_small, whole
@@ -15,9 +16,6 @@ from overnight.archive.walk import OPEN_DIRECTORY
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CANNOT_HOLD = frozenset({errno.EEXIST, errno.ENAMETOOLONG, errno.EILSEQ})
-
-Owner = tuple[int, int]
-"""Numeric user and group."""
 
 
 class Placed(NamedTuple):
