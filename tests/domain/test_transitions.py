@@ -103,6 +103,19 @@ def test_a_started_job_has_a_lease_and_a_new_attempt() -> None:
     assert change.events[0].attempt == 1
 
 
+def test_a_job_carries_what_was_measured_of_the_tier_that_its_last_attempt_ran_in() -> None:
+    strict = start(worker="w", now=NOW, lease_seconds=1.0, isolation="strict", properties={"files": True})
+    loose = start(worker="v", now=NOW + 5, lease_seconds=1.0, isolation="loose", properties={"files": False})
+    back = requeue(Outcome(ending=Ending.INTERRUPTED), attempt=1, now=NOW + 5, at=NOW + 5)
+    assert accepted().job.isolation_properties == {}
+
+    first, second = after(accepted(), strict), after(accepted(), strict, back, loose)
+
+    assert (first.job.isolation, first.job.isolation_properties) == ("strict", {"files": True})
+    assert (second.job.isolation, second.job.isolation_properties) == ("loose", {"files": False})
+    assert second.events[0].data["isolation_properties"] == {"files": False}
+
+
 def test_a_job_starts_only_first_in_line_in_its_time_and_when_it_waits() -> None:
     change = accepted()
     with pytest.raises(SessionBusy):

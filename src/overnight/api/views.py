@@ -68,6 +68,10 @@ class JobSummary(Struct, frozen=True, kw_only=True):
     cost_usd: Annotated[float, Meta(description="All attempts together, by Claude Code's own count.")]
     num_turns: int
     isolation: Annotated[str | None, Meta(description="How the run was kept apart from the machine.")]
+    isolation_properties: Annotated[
+        Mapping[str, bool],
+        Meta(description="What was measured of it, by name; empty before the first attempt."),
+    ]
     archive: Annotated[str | None, Meta(description="Name of the archive that the job left.")]
     metadata: dict[str, str]
     owner: Annotated[str, Meta(description="Whose it is, as the API key says; empty without keys.")]
@@ -244,6 +248,7 @@ def _job_fields(snapshot: Snapshot) -> dict[str, Any]:
         "cost_usd": job.cost_usd,
         "num_turns": job.num_turns,
         "isolation": job.isolation,
+        "isolation_properties": job.isolation_properties,
         "archive": job.archive,
         "metadata": job.metadata,
         "owner": job.owner,

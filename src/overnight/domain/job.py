@@ -88,7 +88,8 @@ class Job:
     count; waiting for a rate limit or being handed back by a worker that shuts down adds to neither.
 
     `owner` is its session's, "" if it came without a key. `key_id` and `max_running` are of the key that it came
-    with: a job keeps the limits that it was accepted under.
+    with: a job keeps the limits that it was accepted under. `isolation` is the tier of its last attempt and
+    `isolation_properties` what was measured of it: the name of each property, and whether it held.
     """
 
     job_id: str
@@ -115,6 +116,7 @@ class Job:
     cost_usd: float = 0.0
     num_turns: int = 0
     isolation: str | None = None
+    isolation_properties: dict[str, bool] = field(default_factory=dict)
     archive: str | None = None
     owner: str = ""
     key_id: str | None = None

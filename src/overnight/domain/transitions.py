@@ -115,7 +115,8 @@ def start(
 ) -> Decide:
     """Give the job to a worker: a new attempt with a lease. Only the first of its session's line may start."""
 
-    told = {"worker": worker, "isolation": isolation, "isolation_properties": dict(properties or {})}
+    measured = dict(properties or {})
+    told = {"worker": worker, "isolation": isolation, "isolation_properties": measured}
 
     def decide(job: Job, session: Session) -> Change:
         if job.status is not Status.QUEUED:
@@ -132,6 +133,7 @@ def start(
             waiting_for=None,
             lease=Lease(worker=worker, until=now + lease_seconds),
             isolation=isolation,
+            isolation_properties=measured,
         )
         job, event = _tell(job, "job.started", now, told)
         return Change(job=job, session=session, events=(event,))
