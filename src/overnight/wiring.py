@@ -6,8 +6,9 @@ import json
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,12 +20,14 @@ from overnight.adapters.roster import FileRoster, worker_name
 from overnight.adapters.sqlite.database import Database, open_database
 from overnight.adapters.sqlite.index import SqliteIndex
 from overnight.adapters.sqlite.keys import SqliteKeys
+from overnight.adapters.sqlite.owners import SqliteOwners
 from overnight.adapters.sqlite.queue import SqliteQueue
 from overnight.adapters.sqlite.store import SqliteStore
 from overnight.adapters.sqlite.wakeups import DatagramWakeups, open_wakeups
 from overnight.adapters.system import FreeSpace, SystemClock, SystemEntropy
 from overnight.adapters.webhooks import WebhookSender
-from overnight.agent.run import ClaudeAgent, claude_agent
+from overnight.agent.grants import Allowance
+from overnight.agent.run import Allow, ClaudeAgent, claude_agent
 from overnight.api.app import close_streams, create_app
 from overnight.api.parts import ApiParts, Limits, Readiness
 from overnight.archive import Caps, Profile, remove_tree
@@ -32,10 +35,12 @@ from overnight.domain.redaction import Redactor
 from overnight.domain.signature import new_secret, parse_secret
 from overnight.flows.keyring import KeyRing
 from overnight.flows.lease import Holder
+from overnight.flows.limits import BOOKS_SECONDS, Budgets, let_in
 from overnight.flows.notify import Notifier
 from overnight.flows.run_job import Runner
 from overnight.flows.sweep import Sweep
 from overnight.flows.workspace import Workspaces
+from overnight.ports import RunOrder
 from overnight.rehearsal import serve_rehearsal
 from overnight.serving import listen, serving, url_of
 from overnight.settings import Settings, SettingsError
@@ -60,6 +65,8 @@ class Base:
     database: Database
     store: SqliteStore
     index: SqliteIndex
+    owners: SqliteOwners
+    budgets: Budgets
     queue: SqliteQueue
     wakeups: DatagramWakeups
     archives: DirectoryArchives
@@ -136,6 +143,7 @@ async def _base(settings: Settings) -> AsyncIterator[Base]:
     ):
         with contextlib.closing(FileRoster(settings.data, host)) as roster:
             roster.enroll(worker)
+            owners = SqliteOwners(database)
             with _scratch(settings.data / "scratch", worker, roster) as scratch:
                 yield Base(
                     settings=settings,
@@ -145,6 +153,8 @@ async def _base(settings: Settings) -> AsyncIterator[Base]:
                     database=database,
                     store=SqliteStore(database, wakeups, clock),
                     index=SqliteIndex(database),
+                    owners=owners,
+                    budgets=Budgets(owners, clock),
                     queue=SqliteQueue(database, wakeups, clock, entropy),
                     wakeups=wakeups,
                     archives=DirectoryArchives(settings.data / "archives"),
@@ -179,8 +189,20 @@ async def _agent(stack: contextlib.AsyncExitStack, base: Base) -> tuple[ClaudeAg
             update={"anthropic_base_url": url, "anthropic_api_key": SecretStr("rehearsal")}
         )
         upstream = f"{url} (rehearsal: no key, no cost, no model)"
-    agent = await stack.enter_async_context(claude_agent(settings, clock=base.clock, entropy=base.entropy))
-    return agent, upstream
+    opened = claude_agent(settings, clock=base.clock, entropy=base.entropy, allow=_allowing(base.budgets))
+    return await stack.enter_async_context(opened), upstream
+
+
+def _allowing(budgets: Budgets) -> Allow:
+    """What a run may use at the gateway is what its job's key allows."""
+
+    @contextlib.asynccontextmanager
+    async def allow(order: RunOrder) -> AsyncIterator[Allowance]:
+        async with budgets.opened(order) as left:
+            models = frozenset(order.models) if order.models else None
+            yield Allowance(models=models, daily_usd=order.daily_budget_usd, budget_left=left)
+
+    return allow
 
 
 @contextlib.asynccontextmanager
@@ -206,6 +228,8 @@ async def _working(base: Base, agent: ClaudeAgent, running: Running) -> AsyncIte
         pause = min(settings.lease_seconds / 3, LONGEST_SWEEP_PAUSE)
         leaving = running.leaving
         tasks.create_task(every(pause, sweep.once, what="the sweep", leaving=leaving))
+        reading = every(BOOKS_SECONDS, base.budgets.refresh, what="the reading of the books", leaving=leaving)
+        tasks.create_task(reading)
         loop = tasks.create_task(_work(base, agent, runner, leaving))
         try:
             yield
@@ -239,7 +263,12 @@ def _runner(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Runner:
         policy=settings.retry_policy,
         redactor=base.redactor,
         lease_seconds=settings.lease_seconds,
+        let_in=_letting_in(base),
     )
+
+
+def _letting_in(base: Base) -> Callable[[str], Awaitable[None]]:
+    return partial(let_in, owners=base.owners, store=base.store, queue=base.queue, clock=base.clock)
 
 
 def _sweep(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Sweep:
@@ -254,6 +283,7 @@ def _sweep(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Sweep:
         clock=base.clock,
         entropy=base.entropy,
         policy=base.settings.retry_policy,
+        let_in=_letting_in(base),
     )
 
 

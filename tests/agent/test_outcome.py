@@ -167,6 +167,13 @@ def test_without_a_result_usage_and_cost_are_those_that_the_gateway_counted() ->
     assert judge(result(), metered=counted).counted_cost_usd is None, "its own total counts"
 
 
+@pytest.mark.parametrize("cut", [{"stopped": True}, {"over_budget": True}])
+def test_the_total_of_a_run_that_was_cut_short_is_not_believed_alone(cut: dict[str, bool]) -> None:
+    aborted = result(is_error=True, subtype="error_during_execution", total_cost_usd=0.0)
+    outcome = judge(aborted, metered=Metered(Usage(output_tokens=6), 0.25), **cut)
+    assert (outcome.session_cost_usd, outcome.counted_cost_usd) == (0.0, 0.25)
+
+
 def test_what_is_over_budget_is_not_tried_again_whatever_else_happened() -> None:
     for seen in (
         {"error": ProcessError("died", exit_code=1)},

@@ -211,6 +211,12 @@ def test_a_job_without_a_callback_owes_no_delivery() -> None:
         (Outcome(ending=Ending.INTERRUPTED), None, "job.handed_back", (0, 0)),
         (failed(ErrorCode.OVERLOADED, "busy"), WaitingFor.RETRY, "job.retry_scheduled", (1, 0)),
         (failed(ErrorCode.RATE_LIMITED, "wait"), WaitingFor.RATE_LIMIT, "job.rate_limited", (0, 1)),
+        (
+            failed(ErrorCode.DAILY_BUDGET_EXCEEDED, "broke"),
+            WaitingFor.BUDGET,
+            "job.over_daily_budget",
+            (0, 1),
+        ),
     ],
 )
 def test_a_job_that_goes_back_says_why_and_counts_what_is_its_own(
@@ -340,6 +346,13 @@ def test_a_job_costs_what_the_conversation_grew_by() -> None:
     assert change.job.cost_usd == pytest.approx(0.75)
     assert change.session.cost_usd == 0.5
     assert change.job.usage.output_tokens == 6
+
+
+@pytest.mark.parametrize(("total", "counted", "cost"), [(0.0, 0.25, 0.25), (0.5, 0.25, 0.5)])
+def test_a_run_that_was_cut_short_costs_the_larger_count(total: float, counted: float, cost: float) -> None:
+    cut = replace(failed(ErrorCode.BUDGET_EXCEEDED, ""), session_cost_usd=total, counted_cost_usd=counted)
+    change = after(accepted(), BEGIN, finish(cut, attempt=1, now=NOW, archive=None, delivery_id="m"))
+    assert (change.job.cost_usd, change.session.cost_usd) == (cost, total)
 
 
 def test_what_the_gateway_counted_is_charged_where_claude_code_told_no_total() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from overnight.domain.outcome import Ending, Outcome
 from overnight.domain.redaction import Redactor
 from overnight.domain.retry import RetryPolicy
 from overnight.flows.lease import Holder
+from overnight.flows.limits import let_in
 from overnight.flows.run_job import Runner, ring
 from overnight.flows.sweep import Sweep
 from overnight.flows.workspace import Workspaces
@@ -134,6 +136,7 @@ class World:
             policy=self.policy,
             redactor=self.redactor,
             lease_seconds=15.0,
+            let_in=self.let_in,
             save_delays=(0.0, 0.0),
         )
 
@@ -149,7 +152,12 @@ class World:
             clock=self.clock,
             entropy=self.entropy,
             policy=self.policy,
+            let_in=self.let_in,
         )
+
+    @property
+    def let_in(self) -> Callable[[str], Awaitable[None]]:
+        return partial(let_in, owners=self.store, store=self.store, queue=self.queue, clock=self.clock)
 
     async def submit(
         self, prompt: str = "do it", session_id: str | None = None, caller: Caller = LOCAL, **options: Any

@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from overnight.agent.grants import Allowance, Grant, digest_of
 from overnight.agent.metering import Meter, Question
+from overnight.domain.models import is_allowed
 from overnight.serving import TARGET, serving
 
 CONNECT_SECONDS = 10.0
@@ -346,7 +347,7 @@ def _judged(body: bytes, allowance: Allowance) -> tuple[bytes, Question]:
         question = msgspec.json.decode(body, type=_Wish)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise Refusal(400, "invalid_request_error", "The body is not a request for a message.") from None
-    if allowance.models is not None and question.model not in allowance.models:
+    if allowance.models is not None and not is_allowed(question.model, allowance.models):
         raise Refusal(403, "permission_error", "This run may not use the model that it asks for.")
     wanted = question.max_tokens
     if allowance.max_tokens is not None and wanted > allowance.max_tokens:

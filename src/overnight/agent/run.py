@@ -52,14 +52,16 @@ HANG_UP_SECONDS = 2.0
 """For the CLI to leave once its input is closed; it needs 0.1 s. After that it is killed."""
 
 Emit = Callable[[str, Mapping[str, Any]], None]
-Allow = Callable[[RunOrder], Allowance]
+Allow = Callable[[RunOrder], contextlib.AbstractAsyncContextManager[Allowance]]
+"""What the owner of a job may use, for as long as the job's run lasts."""
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 
-def unlimited(_order: RunOrder) -> Allowance:
-    return Allowance()
+@contextlib.asynccontextmanager
+async def unlimited(_order: RunOrder) -> AsyncIterator[Allowance]:
+    yield Allowance()
 
 
 @contextlib.asynccontextmanager
@@ -183,7 +185,7 @@ class ClaudeAgent:
         await processes.reap(root)
         await asyncio.to_thread(processes.note, root, mark)
         try:
-            with self.gateway.grant(token, self._allowance(order)) as grant:
+            async with self._granted(order, token) as grant:
                 launch = _Launch(self, order, token, mark)
                 resume = await asyncio.to_thread(has_conversation, order.workspace, order.session_id)
                 record = await launch.once(resume, grant, emit, stop)
@@ -194,10 +196,17 @@ class ClaudeAgent:
         finally:
             await _to_the_end(_clean_up(root, mark))
 
-    def _allowance(self, order: RunOrder) -> Allowance:
-        """The budget is the job's, over all its attempts."""
-        allowed, budget = self.allow(order), order.request.max_budget_usd
-        return allowed if budget is None else dataclasses.replace(allowed, usd=budget - order.spent_usd)
+    @contextlib.asynccontextmanager
+    async def _granted(self, order: RunOrder, token: str) -> AsyncIterator[Grant]:
+        async with self.allow(order) as allowed:
+            with self.gateway.grant(token, _within_own_budget(allowed, order)) as grant:
+                yield grant
+
+
+def _within_own_budget(allowed: Allowance, order: RunOrder) -> Allowance:
+    """The budget of a job is for all its attempts together."""
+    budget = order.request.max_budget_usd
+    return allowed if budget is None else dataclasses.replace(allowed, usd=budget - order.spent_usd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +249,7 @@ class _Launch:
         record.unreachable = grant.unreachable
         record.resets_at = record.resets_at or grant.resets_at
         record.over_budget = grant.over_budget.is_set()
+        record.over_daily_usd = grant.allowance.daily_usd if grant.over_daily else None
         record.metered = grant.used
         _log.info(
             "job %s, attempt %d: %d tokens, $%.6f by the gateway's count",

@@ -219,6 +219,9 @@ def _maybe(seconds: float | None) -> str | None:
     return None if seconds is None else rfc3339(seconds)
 
 
+_WAIT_FOR_A_TIME = frozenset({WaitingFor.RETRY, WaitingFor.RATE_LIMIT, WaitingFor.BUDGET})
+
+
 def job_summary(snapshot: Snapshot) -> JobSummary:
     return JobSummary(**_job_fields(snapshot))
 
@@ -230,7 +233,7 @@ def job_view(snapshot: Snapshot) -> JobView:
 
 def _job_fields(snapshot: Snapshot) -> dict[str, Any]:
     job = snapshot.job
-    waits = job.status is Status.QUEUED and snapshot.waiting_for in {WaitingFor.RETRY, WaitingFor.RATE_LIMIT}
+    waits = job.status is Status.QUEUED and snapshot.waiting_for in _WAIT_FOR_A_TIME
     return {
         "job_id": job.job_id,
         "session_id": job.session_id,
