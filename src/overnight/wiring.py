@@ -33,7 +33,7 @@ from overnight.api.parts import ApiParts, Limits, Readiness
 from overnight.archive import Caps, Profile, remove_tree
 from overnight.domain.redaction import Redactor
 from overnight.domain.signature import new_secret, parse_secret
-from overnight.flows.keyring import KeyRing
+from overnight.flows.keyring import CACHE_SECONDS, KeyRing
 from overnight.flows.lease import Holder
 from overnight.flows.limits import BOOKS_SECONDS, Budgets, let_in
 from overnight.flows.notify import Notifier
@@ -98,14 +98,17 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running_service(settings: Settings, *, recorded: bool = True) -> AsyncIterator[Running]:
+async def running_service(
+    settings: Settings, *, recorded: bool = True, redactor: Redactor | None = None
+) -> AsyncIterator[Running]:
     """The API and a worker, in this process. Leaving the block hands running jobs back first.
 
-    `recorded` lets the command line find it by `service.json` in the data directory, while it lasts.
+    `recorded` lets the command line find it by `service.json` in the data directory, while it lasts. `redactor` is the
+    one that the log has too: it learns the secrets of keys.
     Raises SettingsError, StorageError, IsolationUnavailable, and OSError if the port is taken.
     """
     async with contextlib.AsyncExitStack() as stack:
-        base = await stack.enter_async_context(_base(settings))
+        base = await stack.enter_async_context(_base(settings, redactor))
         await _refuse_public(settings, base.keys)
         listener = listen(settings.host, settings.port)
         stack.callback(listener.close)
@@ -122,10 +125,10 @@ async def running_service(settings: Settings, *, recorded: bool = True) -> Async
 
 
 @contextlib.asynccontextmanager
-async def running_worker(settings: Settings) -> AsyncIterator[Running]:
+async def running_worker(settings: Settings, *, redactor: Redactor | None = None) -> AsyncIterator[Running]:
     """A worker alone, for the jobs in the data directory of a service on this machine."""
     async with contextlib.AsyncExitStack() as stack:
-        base = await stack.enter_async_context(_base(settings))
+        base = await stack.enter_async_context(_base(settings, redactor))
         agent, upstream = await _agent(stack, base)
         running = Running("", _banner(settings, agent, upstream))
         await stack.enter_async_context(_working(base, agent, running))
@@ -133,9 +136,10 @@ async def running_worker(settings: Settings) -> AsyncIterator[Running]:
 
 
 @contextlib.asynccontextmanager
-async def _base(settings: Settings) -> AsyncIterator[Base]:
+async def _base(settings: Settings, redactor: Redactor | None) -> AsyncIterator[Base]:
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     clock, entropy, host = SystemClock(), SystemEntropy(), socket.gethostname()
+    redactor = redactor or redactor_of(settings)
     worker = worker_name(host, os.getpid(), entropy.session_id()[:8])
     async with (
         open_database(settings.data) as database,
@@ -144,10 +148,12 @@ async def _base(settings: Settings) -> AsyncIterator[Base]:
         with contextlib.closing(FileRoster(settings.data, host)) as roster:
             roster.enroll(worker)
             owners = SqliteOwners(database)
+            keys = KeyRing(SqliteKeys(database), clock, learn=partial(redactor.learn, "webhook_secret"))
+            await keys.refresh()
             with _scratch(settings.data / "scratch", worker, roster) as scratch:
                 yield Base(
                     settings=settings,
-                    redactor=redactor_of(settings),
+                    redactor=redactor,
                     worker=worker,
                     scratch=scratch,
                     database=database,
@@ -161,7 +167,7 @@ async def _base(settings: Settings) -> AsyncIterator[Base]:
                     roster=roster,
                     clock=clock,
                     entropy=entropy,
-                    keys=KeyRing(SqliteKeys(database), clock),
+                    keys=keys,
                 )
 
 
@@ -228,8 +234,11 @@ async def _working(base: Base, agent: ClaudeAgent, running: Running) -> AsyncIte
         pause = min(settings.lease_seconds / 3, LONGEST_SWEEP_PAUSE)
         leaving = running.leaving
         tasks.create_task(every(pause, sweep.once, what="the sweep", leaving=leaving))
-        reading = every(BOOKS_SECONDS, base.budgets.refresh, what="the reading of the books", leaving=leaving)
-        tasks.create_task(reading)
+        for seconds, read, what in (
+            (BOOKS_SECONDS, base.budgets.refresh, "the reading of the books"),
+            (CACHE_SECONDS, base.keys.refresh, "the reading of the keys"),
+        ):
+            tasks.create_task(every(seconds, read, what=what, leaving=leaving))
         loop = tasks.create_task(_work(base, agent, runner, leaving))
         try:
             yield

@@ -44,7 +44,7 @@ def judge(*messages: Any, stopped: bool = False, wants_structure: bool = False, 
     seen = Record(**record)
     for message in messages:
         seen.note(message)
-    return outcome_of(seen, stopped=stopped, wants_structure=wants_structure, secret="the-token")
+    return outcome_of(seen, stopped=stopped, wants_structure=wants_structure)
 
 
 def test_only_a_result_without_an_error_is_done() -> None:
@@ -183,14 +183,6 @@ def test_what_is_over_budget_is_not_tried_again_whatever_else_happened() -> None
     ):
         assert judge(over_budget=True, **seen).code is ErrorCode.BUDGET_EXCEEDED
     assert judge(result(), over_budget=True).ending is Ending.DONE, "the work is done and paid for"
-
-
-def test_the_last_words_are_told_without_the_token() -> None:
-    seen = Record(error=ProcessError("died", exit_code=1))
-    seen.stderr.append("cannot start: ANTHROPIC_API_KEY=the-token")
-    message = outcome_of(seen, stopped=False, wants_structure=False, secret="the-token").message or ""
-    assert "cannot start" in message
-    assert "the-token" not in message
 
 
 @pytest.mark.parametrize(

@@ -63,15 +63,23 @@ class Service:
             f"the service did not start: {lines} {(self.data / 'stderr.log').read_text()[-2000:]}"
         )
 
-    async def use_key(self, *options: str) -> None:
-        """Make an API key, and call with it from now on."""
+    async def use_key(self, *options: str) -> dict[str, Any]:
+        """Make an API key, and call with it from now on: also once the service has noticed that there are keys."""
         made = await asyncio.create_subprocess_exec(
             *(str(OVERNIGHT), "keys", "create", "--name", "k", "--json", "--data", str(self.data), *options),
             env={"PATH": os.environ["PATH"], "HOME": str(self.data)},
             stdout=asyncio.subprocess.PIPE,
         )
         told, _ = await made.communicate()
-        self.headers = {"Authorization": f"Bearer {json.loads(told)['key']}"}
+        key = dict(json.loads(told))
+
+        async def noticed() -> bool | None:
+            return True if (await self.call("GET", "/jobs")).status_code == 401 else None
+
+        self.headers = {}
+        await eventually(noticed)
+        self.headers = {"Authorization": f"Bearer {key['key']}"}
+        return key
 
     async def kill(self) -> None:
         await self._end(signal.SIGKILL)

@@ -75,10 +75,8 @@ class Record:
         return any("No conversation found" in text for text in said)
 
 
-def outcome_of(record: Record, *, stopped: bool, wants_structure: bool, secret: str = "") -> Outcome:
-    """`secret` is blanked out of every message."""
+def outcome_of(record: Record, *, stopped: bool, wants_structure: bool) -> Outcome:
     bare = _bare_outcome(record, stopped=stopped, wants_structure=wants_structure)
-    message = bare.message.replace(secret, "[token]") if bare.message and secret else bare.message
     result = record.result
     total = result.total_cost_usd if result else None
     is_cut = stopped or record.over_budget
@@ -87,7 +85,7 @@ def outcome_of(record: Record, *, stopped: bool, wants_structure: bool, secret: 
         result=bare.result,
         structured_output=bare.structured_output,
         code=bare.code,
-        message=message,
+        message=bare.message,
         resume_at=record.resets_at if bare.code is ErrorCode.RATE_LIMITED else None,
         usage=_usage_so_far(record),
         num_turns=result.num_turns if result else 0,

@@ -41,6 +41,7 @@ from overnight.agent.outcome import Record, outcome_of
 from overnight.agent.tiers import RUN_DIRECTORY, Tier
 from overnight.domain.errors import ErrorCode
 from overnight.domain.outcome import Ending, Outcome, failed
+from overnight.domain.redaction import Redactor
 from overnight.ports import Clock, Entropy, RunOrder, Stop
 from overnight.resolving import Resolver, system_resolver
 from overnight.settings import Settings
@@ -181,18 +182,26 @@ class ClaudeAgent:
 
     async def _attempt(self, order: RunOrder, emit: Emit, stop: Stop) -> Outcome:
         root, token, mark = order.workspace.root, self.entropy.token(), self.entropy.token()
+        redactor = Redactor(
+            {"run_token": token}, shapes=False
+        )  # it opens the gateway as long as the run lasts
         wants_structure = order.request.output_schema is not None
+
+        def tell(kind: str, data: Mapping[str, Any]) -> None:
+            emit(kind, redactor.data(data))
+
         await processes.reap(root)
         await asyncio.to_thread(processes.note, root, mark)
         try:
             async with self._granted(order, token) as grant:
                 launch = _Launch(self, order, token, mark)
                 resume = await asyncio.to_thread(has_conversation, order.workspace, order.session_id)
-                record = await launch.once(resume, grant, emit, stop)
+                record = await launch.once(resume, grant, tell, stop)
                 if resume and record.conversation_missing and not stop.is_set():
                     await asyncio.to_thread(set_aside, order.workspace, order.session_id)
-                    record = await launch.once(False, grant, emit, stop)
-            return outcome_of(record, stopped=stop.is_set(), wants_structure=wants_structure, secret=token)
+                    record = await launch.once(False, grant, tell, stop)
+            outcome = outcome_of(record, stopped=stop.is_set(), wants_structure=wants_structure)
+            return redactor.outcome(outcome)
         finally:
             await _to_the_end(_clean_up(root, mark))
 

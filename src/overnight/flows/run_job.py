@@ -144,7 +144,7 @@ class Runner:
             events = EventLog(self.store, self.clock, job, self.redactor)
             async with events.flowing():
                 outcome, worth_saving = await self._outcome(job, session, events, stop)
-            outcome = _without_secrets(outcome, self.redactor)
+            outcome = self.redactor.outcome(outcome)
             if stop.reason is StopReason.LOST:
                 return
             if await self._went_back(job, outcome):
@@ -282,15 +282,6 @@ def _prompt(request: JobRequest, job: Job) -> str:
     if job.attempt == 1:
         return request.prompt
     return continuation(request.prompt, f"attempt {job.attempt - 1} did not reach its end")
-
-
-def _without_secrets(outcome: Outcome, redactor: Redactor) -> Outcome:
-    return replace(
-        outcome,
-        result=redactor.data(outcome.result),
-        structured_output=redactor.data(outcome.structured_output),
-        message=redactor.data(outcome.message),
-    )
 
 
 def _judged(outcome: Outcome, reason: StopReason | None, timeout_seconds: float) -> Outcome:
