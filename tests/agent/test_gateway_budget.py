@@ -104,7 +104,12 @@ async def test_a_stream_is_counted_as_it_passes(lay: Lay) -> None:
     async with lay(streamed(BEGIN, TEXT, END)) as way:
         answer = await way.ask()
         assert answer.content == BEGIN + TEXT + END
-        used = way.grant.used
+        used, passed = way.grant.used, way.grant.traffic
+    assert (passed.asked, passed.sent, passed.received) == (
+        1,
+        len(answer.request.content),
+        len(answer.content),
+    )
     assert used.usage == Usage(input_tokens=1000, output_tokens=50, cache_read_input_tokens=7)
     assert used.cost_usd == pytest.approx((1000 * 4 + 50 * 20 + 7 * 0.2) / 1e6)
 

@@ -230,6 +230,8 @@ class _Relay:
                 raise
 
     async def _answer(self) -> httpx.Response:
+        self.grant.traffic.asked += 1
+        self.grant.traffic.sent += self.call.question.size
         try:
             answer = await self.client.send(self.call.outgoing, stream=True)
         except httpx.TransportError as error:
@@ -270,6 +272,7 @@ class _Relay:
         await self.send({"type": "http.response.start", "status": answer.status_code, "headers": kept})
 
     async def _send_part(self, part: bytes, *, more: bool = True) -> None:
+        self.grant.traffic.received += len(part)
         await self.send({"type": "http.response.body", "body": part, "more_body": more})
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from overnight.agent.metering import Meter, Question
 from overnight.agent.prices import Metered
+from overnight.agent.traffic import Traffic
 
 CONCURRENT_CALLS = 8
 
@@ -49,6 +50,7 @@ class Grant:
     unreachable: bool = False
     resets_at: float | None = None
     revoked: bool = False
+    traffic: Traffic = field(default_factory=Traffic)
     over_daily: bool = False
     over_budget: asyncio.Event = field(default_factory=asyncio.Event)
     _ended: Metered = field(default_factory=Metered)

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +39,7 @@ from overnight.agent.network import Joiner, RunNetwork
 from overnight.agent.options import has_conversation, options_for, set_aside, write_system_prompt
 from overnight.agent.outcome import Record, outcome_of
 from overnight.agent.tiers import RUN_DIRECTORY, Tier
+from overnight.agent.traffic import Traffic
 from overnight.domain.errors import ErrorCode
 from overnight.domain.outcome import Ending, Outcome, failed
 from overnight.domain.redaction import Redactor
@@ -200,6 +201,7 @@ class ClaudeAgent:
                 if resume and record.conversation_missing and not stop.is_set():
                     await asyncio.to_thread(set_aside, order.workspace, order.session_id)
                     record = await launch.once(False, grant, tell, stop)
+            tell("run.traffic", {"gateway": grant.traffic.told(), "egress": launch.traffic.told()})
             outcome = outcome_of(record, stopped=stop.is_set(), wants_structure=wants_structure)
             return redactor.outcome(outcome)
         finally:
@@ -226,6 +228,7 @@ class _Launch:
     order: RunOrder
     token: str
     mark: str
+    traffic: Traffic = field(default_factory=Traffic)
 
     async def once(self, resume: bool, grant: Grant, emit: Emit, stop: Stop) -> Record:
         record = Record()
@@ -250,7 +253,7 @@ class _Launch:
         with contextlib.closing(listeners), contextlib.closing(denials):
             async with (
                 agent.gateway.listening(listeners.gateway, only=grant),
-                agent.egress.listening(listeners.egress, denials.note),
+                agent.egress.listening(listeners.egress, denials.note, self.traffic),
             ):
                 await asyncio.Event().wait()
 
