@@ -227,7 +227,7 @@ def stage(tmp_path: Path) -> Staging:
                 "stop_grace_seconds": 5.0,
             }
             options = Settings(**(given | settings))
-            allowed = allowance or Allowance()
+            allowed = contextlib.nullcontext(allowance or Allowance())
             async with (
                 claude_agent(options, clock=WallClock(), entropy=Chance(), allow=lambda _: allowed) as agent,
                 agent.slot() as slot,

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from overnight.agent.denials import MOST_EVENTS, Denial, Denials
-from overnight.agent.egress import Egress, ProxyLimits, Traffic
+from overnight.agent.egress import Egress, ProxyLimits
+from overnight.agent.traffic import Traffic
 from overnight.domain.address import CallbackPolicy
 from overnight.domain.egress import EgressPolicy, Reason
 from overnight.serving import listen
@@ -122,7 +123,7 @@ async def test_a_tunnel_carries_both_ways_and_counts() -> None:
         writer.write_eof()
         assert await reader.read(-1) == b"[end]", "one direction can end before the other"
         writer.close()
-        assert (proxy.traffic.connections, proxy.traffic.sent, proxy.traffic.received) == (1, 5, 10)
+        assert (proxy.traffic.asked, proxy.traffic.sent, proxy.traffic.received) == (1, 5, 10)
     assert proxy.denied == []
 
 

@@ -104,7 +104,12 @@ async def test_a_stream_is_counted_as_it_passes(lay: Lay) -> None:
     async with lay(streamed(BEGIN, TEXT, END)) as way:
         answer = await way.ask()
         assert answer.content == BEGIN + TEXT + END
-        used = way.grant.used
+        used, passed = way.grant.used, way.grant.traffic
+    assert (passed.asked, passed.sent, passed.received) == (
+        1,
+        len(answer.request.content),
+        len(answer.content),
+    )
     assert used.usage == Usage(input_tokens=1000, output_tokens=50, cache_read_input_tokens=7)
     assert used.cost_usd == pytest.approx((1000 * 4 + 50 * 20 + 7 * 0.2) / 1e6)
 
@@ -141,15 +146,32 @@ async def test_the_call_after_the_budget_is_refused_in_the_shape_of_the_api(lay:
         ({"usd": 20.0}, False),
         ({"tokens": 1_000_001}, True),
         ({"tokens": 1_000_000}, False),
-        ({"budget_left": lambda: 20.0}, False),
-        ({"budget_left": lambda: None}, True),
-        ({"usd": 21.0, "budget_left": lambda: 1.0}, False),
+        ({"budget_left": lambda _: 20.0}, False),
+        ({"budget_left": lambda _: None}, True),
+        ({"usd": 21.0, "budget_left": lambda _: 1.0}, False),
     ],
 )
 async def test_each_limit_counts(lay: Lay, allowed: dict[str, Any], passes: bool) -> None:
     async with lay(whole(output_tokens=1_000_000), **allowed) as way:
         await way.ask()
         assert ((await way.ask()).status_code == 200) is passes
+
+
+async def test_the_owners_budget_is_told_what_the_run_has_used_and_known_from_its_own(lay: Lay) -> None:
+    told: list[float] = []
+
+    def left(used: float) -> float:
+        told.append(used)
+        return 20.0
+
+    async with lay(whole(output_tokens=1_000_000), usd=21.0, budget_left=left) as way:
+        await way.ask()
+        assert way.grant.over_budget.is_set()
+    assert told == sorted(told)
+    assert (told[0], told[-1], way.grant.over_daily) == (0.0, 20.0, True)
+    async with lay(whole(output_tokens=1_000_000), usd=20.0, budget_left=left) as way:
+        await way.ask()
+    assert (way.grant.over_budget.is_set(), way.grant.over_daily) == (True, False)
 
 
 async def test_nothing_passes_without_a_budget(lay: Lay) -> None:
@@ -230,6 +252,12 @@ async def test_only_the_models_that_are_allowed(lay: Lay) -> None:
     assert (refused.status_code, nameless.status_code) == (403, 403)
     assert refused.json()["error"]["type"] == "permission_error"
     assert [body["model"] for body in way.api.bodies] == [MODEL]
+
+
+async def test_a_family_that_is_allowed_is_allowed_by_its_real_names(lay: Lay) -> None:
+    async with lay(whole(), models=frozenset({"opus"})) as way:
+        assert (await way.ask()).status_code == 200
+        assert (await way.ask(model="claude-sonnet-5-5")).status_code == 403
 
 
 async def test_the_api_sees_the_model_that_was_judged(lay: Lay) -> None:

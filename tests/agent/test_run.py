@@ -29,7 +29,12 @@ async def test_a_conversation_goes_on_where_the_workspace_has_moved(
             "tool.finished",
             "agent.text",
             "agent.result",
+            "run.traffic",
         ]
+        [passed] = it.of("run.traffic")
+        assert passed["gateway"]["asked"] >= 2
+        assert passed["gateway"]["sent"] > passed["gateway"]["received"] > 0
+        assert passed["egress"] == {"asked": 0, "sent": 0, "received": 0}
         it.move_to(tmp_path / "another-machine")
         second = await it.run("and now?\nrehearsal: recall")
     assert second.result is not None

@@ -50,7 +50,11 @@ class Service:
         await self.parts.store.change(
             job_id,
             transitions.start(
-                worker="w", now=self.parts.clock.now(), lease_seconds=60, isolation="namespace"
+                worker="w",
+                now=self.parts.clock.now(),
+                lease_seconds=60,
+                isolation="namespace",
+                properties={"files": True, "process_limit": False},
             ),
         )
 

@@ -196,6 +196,8 @@ async def test_the_story_of_a_job(service: Any, client: Any) -> None:
     assert done == (await client.get(f"/status/{job_id}")).json()
     assert (done["status"], done["result"], done["cost_usd"]) == ("completed", "forty-two", 0.25)
     assert (done["metadata"], done["attempt"], done["isolation"]) == ({"a": "b"}, 1, "namespace")
+    assert queued["isolation_properties"] == {}
+    assert done["isolation_properties"] == {"files": True, "process_limit": False}
     assert done["archive"] == f"claude-code/{session_id}/{job_id}.1.zip"
     assert done["completed_at"].endswith("Z")
     assert len(done["completed_at"]) == len("2025-01-01T00:00:00.000Z")

@@ -292,6 +292,13 @@ class TestOwners:
                 headers=bob | {"Content-Type": "application/zip"},
             )
             assert upload.status_code == 409
+            again = await client.put(
+                f"/sessions/{job['session_id']}/archive",
+                content=pack({"a": b"a"}),
+                headers=alice | {"Content-Type": "application/zip"},
+            )
+            mine, foreign = (a.json() | {"request_id": ""} for a in (again, upload))
+            assert mine == foreign, "an own id that is taken is answered in the same words"
             assert (await client.get(f"/sessions/{job['session_id']}", headers=alice)).json()[
                 "archive"
             ] is None

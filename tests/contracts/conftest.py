@@ -17,6 +17,7 @@ from overnight.adapters.memory_keys import MemoryKeys
 from overnight.adapters.sqlite.database import open_database
 from overnight.adapters.sqlite.index import SqliteIndex
 from overnight.adapters.sqlite.keys import SqliteKeys
+from overnight.adapters.sqlite.owners import SqliteOwners
 from overnight.adapters.sqlite.queue import SqliteQueue
 from overnight.adapters.sqlite.store import SqliteStore
 from overnight.adapters.sqlite.wakeups import open_wakeups
@@ -26,7 +27,7 @@ from overnight.domain.job import Job, JobRequest
 from overnight.domain.keys import LOCAL, Caller
 from overnight.domain.standing import Check
 from overnight.domain.transitions import submit
-from overnight.ports import Clock, Entropy, Idempotency, JobIndex, JobStore, KeyStore, Queue, Wakeups
+from overnight.ports import Clock, Entropy, Idempotency, JobIndex, JobStore, KeyStore, Owners, Queue, Wakeups
 
 
 class ShiftedClock:
@@ -46,6 +47,7 @@ class ShiftedClock:
 class Backend:
     store: JobStore
     index: JobIndex
+    owners: Owners
     queue: Queue
     wakeups: Wakeups
     keys: KeyStore
@@ -113,6 +115,7 @@ def in_memory(clock: Clock, entropy: Entropy) -> Backend:
     return Backend(
         store=store,
         index=store,
+        owners=store,
         queue=MemoryQueue(wakeups, clock, entropy),
         wakeups=wakeups,
         keys=MemoryKeys(),
@@ -125,10 +128,16 @@ async def on_sqlite(stack: AsyncExitStack, data_dir: Path, clock: Clock, entropy
     return Backend(
         store=SqliteStore(database, wakeups, clock),
         index=SqliteIndex(database),
+        owners=SqliteOwners(database),
         queue=SqliteQueue(database, wakeups, clock, entropy),
         wakeups=wakeups,
         keys=SqliteKeys(database),
     )
+
+
+@pytest.fixture
+def owners(pair: Pair) -> Owners:
+    return pair.one.owners
 
 
 @pytest.fixture

@@ -12,15 +12,17 @@ from overnight.domain.errors import (
     JobNotFound,
     OwnerBusy,
     QueueFull,
+    RoomToRun,
     SessionNotFound,
     TooManyJobs,
 )
-from overnight.domain.job import Job, Status
+from overnight.domain.holding import hold, release
+from overnight.domain.job import Job, Status, WaitingFor
 from overnight.domain.keys import LOCAL, Caller, KeyLimits, Scope
 from overnight.domain.outcome import Ending, Outcome
-from overnight.domain.standing import Standing, room_to_run, room_to_wait
+from overnight.domain.standing import Standing, day_of, room_to_run, room_to_wait, still_no_room
 from overnight.domain.transitions import cancel, finish, resend, seen_by, start
-from overnight.ports import Clock, Entropy, Idempotency, JobIndex, JobStore
+from overnight.ports import Books, Clock, Entropy, Idempotency, JobIndex, JobStore, Owners
 
 Submitted = Callable[..., Awaitable[Job]]
 DAY = 86400.0
@@ -46,7 +48,7 @@ class Seen:
 
 async def begun(store: JobStore, job: Job, clock: Clock) -> Job:
     decide = start(worker="w", now=clock.now(), lease_seconds=60.0, isolation="none")
-    return (await store.change(job.job_id, decide, check=room_to_run)).job
+    return (await store.change(job.job_id, decide, check=room_to_run(now=clock.now()))).job
 
 
 async def ended(store: JobStore, job: Job, clock: Clock, entropy: Entropy, *, cost: float = 0.0) -> None:
@@ -240,3 +242,59 @@ async def test_a_resend_is_held_to_the_same_limits_and_one_that_is_void_is_not(
     job = await submitted(store, caller=ALICE)
     full = room_to_wait(KeyLimits(max_queued=0), max_queued_by_all=100, now=clock.now())
     assert (await store.change(job.job_id, resend(now=clock.now()), check=full)).job == job
+
+
+async def test_the_books_tell_what_a_day_has_cost_and_which_attempts_are_not_in_it(
+    store: JobStore, owners: Owners, submitted: Submitted, clock: Clock, entropy: Entropy
+) -> None:
+    jobs = [await submitted(store, caller=caller) for caller in (ALICE, ALICE, ALICE, BOB)]
+    for job in (jobs[0], jobs[1], jobs[3]):
+        await begun(store, job, clock)
+    await ended(store, jobs[0], clock, entropy, cost=0.25)
+    today = day_of(clock.now())
+    running = frozenset({(jobs[1].job_id, 1)})
+    assert await owners.books("alice", day=today) == Books(spent_usd=0.25, running=running)
+    assert await owners.books("alice", day=today + 1) == Books(spent_usd=0.0, running=running)
+    assert await owners.books("carol", day=today) == Books(spent_usd=0.0, running=frozenset())
+
+
+async def test_a_job_that_its_owners_limit_held_is_found_and_let_in(
+    store: JobStore, owners: Owners, submitted: Submitted, clock: Clock, entropy: Entropy
+) -> None:
+    runs, *waiting = [await submitted(store, caller=named("alice", max_running=1)) for _ in range(4)]
+    await begun(store, runs, clock)
+    later, no_room = clock.now() + 30.0, still_no_room(now=clock.now())
+    for job in reversed(waiting):
+        held = await store.change(
+            job.job_id, hold(waiting_for=WaitingFor.OWNER_LIMIT, at=later), check=no_room
+        )
+        assert (held.job.available_at, held.job.waiting_for) == (later, WaitingFor.OWNER_LIMIT)
+    assert await owners.held("alice", limit=2) == [job.job_id for job in waiting[:2]]
+    assert await owners.held("bob", limit=2) == []
+
+    await ended(store, runs, clock, entropy)
+    await store.change(waiting[0].job_id, release(now=clock.now()))
+    assert (await begun(store, waiting[0], clock)).waiting_for is None
+    assert await owners.held("alice", limit=9) == [job.job_id for job in waiting[1:]]
+
+
+async def test_a_job_is_not_held_by_a_limit_that_is_over(
+    store: JobStore, submitted: Submitted, clock: Clock
+) -> None:
+    job = await submitted(store, caller=named("alice", max_running=1, daily_budget_usd=1.0))
+    decide = hold(waiting_for=WaitingFor.OWNER_LIMIT, at=clock.now() + 30.0)
+    with pytest.raises(RoomToRun):
+        await store.change(job.job_id, decide, check=still_no_room(now=clock.now()))
+    assert (await store.snapshot(job.job_id)).job.waiting_for is None
+
+
+async def test_a_job_does_not_start_when_the_day_has_no_money_left(
+    store: JobStore, submitted: Submitted, clock: Clock, entropy: Entropy, tick: Callable[[float], None]
+) -> None:
+    first, second = [await submitted(store, caller=named("alice", daily_budget_usd=0.5)) for _ in range(2)]
+    await begun(store, first, clock)
+    await ended(store, first, clock, entropy, cost=0.5)
+    with pytest.raises(BudgetExhausted) as caught:
+        await begun(store, second, clock)
+    tick(caught.value.wait_seconds)
+    assert (await begun(store, second, clock)).attempt == 1

@@ -64,6 +64,12 @@ def test_the_body_says_what_became_of_the_job() -> None:
     assert body["metadata"] == {"team": "ä"}
 
 
+def test_the_body_says_how_the_run_was_kept_apart() -> None:
+    held = {"files": True, "process_limit": False}
+    body = json.loads(body_of(replace(JOB, isolation="landlock", isolation_properties=held)))
+    assert (body["isolation"], body["isolation_properties"]) == ("landlock", held)
+
+
 def test_a_long_result_is_cut_and_the_body_says_so() -> None:
     body = json.loads(body_of(replace(JOB, result="ä" * (MAX_RESULT_CHARACTERS + 1))))
     assert (len(body["result"]), body["result_truncated"]) == (MAX_RESULT_CHARACTERS, True)

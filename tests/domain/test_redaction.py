@@ -134,3 +134,63 @@ def test_nested_data_is_blanked_and_keeps_its_form(value: Any) -> None:
 
 def test_a_redactor_does_not_show_what_it_knows() -> None:
     assert KEY not in repr(Redactor({"key": KEY}))
+
+
+names = st.sampled_from(
+    ["token", "access_token", "api_key", "apikey", "API-Key", "client_secret", "sig", "X-Amz-Signature"]
+)
+opaque = st.from_regex(r"[A-Za-z0-9_-]{8,30}[0-9][A-Za-z0-9_-]{8,30}[a-z]", fullmatch=True)
+query_parts = st.lists(st.from_regex(r"[a-z]{1,8}=[A-Za-z0-9._-]{0,40}", fullmatch=True), max_size=3)
+
+
+@given(names, opaque, query_parts, st.sampled_from(["", "#top", " and so on", '"', "&page=2"]))
+def test_a_secret_in_a_query_is_blanked_and_the_rest_of_the_address_stays(
+    name: str, secret: str, before: list[str], rest: str
+) -> None:
+    start = "https://example.com/path?" + "".join(f"{part}&" for part in before) + f"{name}="
+    assert Redactor().text(start + secret + rest) == f"{start}[redacted:url_secret]{rest}"
+
+
+@given(
+    names,
+    st.text(string.ascii_letters + string.digits + "-_.~%+", max_size=15)
+    | st.text(string.ascii_lowercase + "-", max_size=60)
+    | st.text(string.digits, max_size=60),
+)
+def test_an_ordinary_value_in_a_query_is_no_secret(name: str, value: str) -> None:
+    text = f"see https://example.com/path?page=1&{name}={value}"
+    assert Redactor().text(text) is text
+
+
+@given(st.sampled_from(["page", "key", "q", "id", "monkey", "tokens", "sigma"]), opaque)
+def test_other_names_in_a_query_are_no_secrets(name: str, value: str) -> None:
+    text = f"https://example.com/path?{name}={value}&n=1"
+    assert Redactor().text(text) is text
+
+
+def test_the_query_of_an_address_in_json_is_one_too() -> None:
+    text = r"https://example.com/path?page=1\u0026token=abcdefgh12345678"
+    assert Redactor().text(text) == r"https://example.com/path?page=1\u0026token=[redacted:url_secret]"
+
+
+@given(secrets, secrets, words)
+def test_what_is_learned_is_blanked_until_something_else_is_learned(
+    first: str, second: str, word: str
+) -> None:
+    redactor = Redactor({"key": KEY}, shapes=False)
+    redactor.learn("webhook_secret", [first, second])
+    told = redactor.text(f"{first}{word}{KEY}{word}{second}")
+    assert not any(secret in told for secret in (first, second, KEY))
+    redactor.learn("webhook_secret", [])
+    assert redactor.text(KEY) == "[redacted:key]"
+    assert redactor.text(f"{word}-learned-before") == f"{word}-learned-before"
+
+
+@given(st.integers(0, 199), words, words)
+def test_one_of_many_learned_secrets_is_found(chosen: int, before: str, after: str) -> None:
+    many = [f"{number:03d}-learned-secret-{number * 7919:08d}-with-an-end" for number in range(200)]
+    redactor = Redactor({"key": KEY}, shapes=False)
+    redactor.learn("webhook_secret", many)
+    text = f"{before}{many[chosen]}{after}{KEY[:-3]}"
+    assert redactor.text(text) == f"{before}[redacted:webhook_secret]{after}[redacted:key]"
+    assert redactor.text(before + after) == before + after

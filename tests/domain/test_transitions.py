@@ -105,6 +105,19 @@ def test_a_started_job_has_a_lease_and_a_new_attempt() -> None:
     assert change.events[0].attempt == 1
 
 
+def test_a_job_carries_what_was_measured_of_the_tier_that_its_last_attempt_ran_in() -> None:
+    strict = start(worker="w", now=NOW, lease_seconds=1.0, isolation="strict", properties={"files": True})
+    loose = start(worker="v", now=NOW + 5, lease_seconds=1.0, isolation="loose", properties={"files": False})
+    back = requeue(Outcome(ending=Ending.INTERRUPTED), attempt=1, now=NOW + 5, at=NOW + 5)
+    assert accepted().job.isolation_properties == {}
+
+    first, second = after(accepted(), strict), after(accepted(), strict, back, loose)
+
+    assert (first.job.isolation, first.job.isolation_properties) == ("strict", {"files": True})
+    assert (second.job.isolation, second.job.isolation_properties) == ("loose", {"files": False})
+    assert second.events[0].data["isolation_properties"] == {"files": False}
+
+
 def test_a_job_starts_only_first_in_line_in_its_time_and_when_it_waits() -> None:
     change = accepted()
     with pytest.raises(SessionBusy):
@@ -200,6 +213,12 @@ def test_a_job_without_a_callback_owes_no_delivery() -> None:
         (Outcome(ending=Ending.INTERRUPTED), None, "job.handed_back", (0, 0)),
         (failed(ErrorCode.OVERLOADED, "busy"), WaitingFor.RETRY, "job.retry_scheduled", (1, 0)),
         (failed(ErrorCode.RATE_LIMITED, "wait"), WaitingFor.RATE_LIMIT, "job.rate_limited", (0, 1)),
+        (
+            failed(ErrorCode.DAILY_BUDGET_EXCEEDED, "broke"),
+            WaitingFor.BUDGET,
+            "job.over_daily_budget",
+            (0, 1),
+        ),
     ],
 )
 def test_a_job_that_goes_back_says_why_and_counts_what_is_its_own(
@@ -369,6 +388,13 @@ def test_a_job_costs_what_the_conversation_grew_by() -> None:
     assert change.job.cost_usd == pytest.approx(0.75)
     assert change.session.cost_usd == 0.5
     assert change.job.usage.output_tokens == 6
+
+
+@pytest.mark.parametrize(("total", "counted", "cost"), [(0.0, 0.25, 0.25), (0.5, 0.25, 0.5)])
+def test_a_run_that_was_cut_short_costs_the_larger_count(total: float, counted: float, cost: float) -> None:
+    cut = replace(failed(ErrorCode.BUDGET_EXCEEDED, ""), session_cost_usd=total, counted_cost_usd=counted)
+    change = after(accepted(), BEGIN, finish(cut, attempt=1, now=NOW, archive=None, delivery_id="m"))
+    assert (change.job.cost_usd, change.session.cost_usd) == (cost, total)
 
 
 def test_what_the_gateway_counted_is_charged_where_claude_code_told_no_total() -> None:

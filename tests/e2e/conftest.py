@@ -35,6 +35,7 @@ class Service:
         self.environment = environment
         self.url = ""
         self.banner: list[str] = []
+        self.headers: dict[str, str] = {}
         self.process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -62,6 +63,24 @@ class Service:
             f"the service did not start: {lines} {(self.data / 'stderr.log').read_text()[-2000:]}"
         )
 
+    async def use_key(self, *options: str) -> dict[str, Any]:
+        """Make an API key, and call with it from now on: also once the service has noticed that there are keys."""
+        made = await asyncio.create_subprocess_exec(
+            *(str(OVERNIGHT), "keys", "create", "--name", "k", "--json", "--data", str(self.data), *options),
+            env={"PATH": os.environ["PATH"], "HOME": str(self.data)},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        told, _ = await made.communicate()
+        key = dict(json.loads(told))
+
+        async def noticed() -> bool | None:
+            return True if (await self.call("GET", "/jobs")).status_code == 401 else None
+
+        self.headers = {}
+        await eventually(noticed)
+        self.headers = {"Authorization": f"Bearer {key['key']}"}
+        return key
+
     async def kill(self) -> None:
         await self._end(signal.SIGKILL)
 
@@ -75,7 +94,9 @@ class Service:
         return await asyncio.wait_for(self.process.wait(), 40)
 
     async def call(self, method: str, path: str, **more: Any) -> httpx.Response:
-        async with httpx.AsyncClient(base_url=self.url, timeout=30, trust_env=False) as client:
+        async with httpx.AsyncClient(
+            base_url=self.url, timeout=30, trust_env=False, headers=self.headers
+        ) as client:
             return await client.request(method, path, **more)
 
     async def submit(self, prompt: str, **fields: Any) -> dict[str, Any]:
@@ -113,7 +134,9 @@ class Service:
         """The first event of this type, seen live by SSE."""
         async with (
             asyncio.timeout(seconds),
-            httpx.AsyncClient(base_url=self.url, timeout=None, trust_env=False) as client,
+            httpx.AsyncClient(
+                base_url=self.url, timeout=None, trust_env=False, headers=self.headers
+            ) as client,
             client.stream("GET", f"/jobs/{job_id}/events", headers={"accept": "text/event-stream"}) as stream,
         ):
             async for line in stream.aiter_lines():

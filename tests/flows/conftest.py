@@ -5,6 +5,7 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from overnight.domain.retry import RetryPolicy
 from overnight.flows.housekeeping import Housekeeping
 from overnight.flows.kept_here import KeptHere
 from overnight.flows.lease import Holder
+from overnight.flows.limits import let_in
 from overnight.flows.retention import Retention
 from overnight.flows.run_job import Runner, ring
 from overnight.flows.sweep import Sweep
@@ -172,6 +174,7 @@ class World:
             fail_too_large=self.fail_too_large,
             checkpoint_seconds=self.checkpoint_seconds,
             archives_are_shared=self.archives_are_shared,
+            let_in=self.let_in,
             save_delays=(0.0, 0.0),
         )
 
@@ -186,6 +189,7 @@ class World:
             clock=self.clock,
             entropy=self.entropy,
             policy=self.policy,
+            let_in=self.let_in,
         )
 
     def retention(self) -> Retention:
@@ -201,6 +205,10 @@ class World:
             kept=self.kept,
             retention=self.retention(),
         )
+
+    @property
+    def let_in(self) -> Callable[[str], Awaitable[None]]:
+        return partial(let_in, owners=self.store, store=self.store, queue=self.queue, clock=self.clock)
 
     async def submit(
         self, prompt: str = "do it", session_id: str | None = None, caller: Caller = LOCAL, **options: Any

@@ -96,3 +96,20 @@ async def test_the_secrets_of_a_key_are_those_that_are_live_also_when_it_is_revo
     assert await ring.webhook_secrets(key.key_id) == (parse_secret(NEW), parse_secret(OLD))
     with pytest.raises(KeyNotFound):
         await ring.webhook_secrets("ovn_aaaaaaaa")
+
+
+async def test_webhook_secrets_are_learned_when_keys_change(store: CountedKeys, world: Any) -> None:
+    learned: list[list[str]] = []
+    ring = KeyRing(store, world.clock, learn=lambda secrets: learned.append(list(secrets)))
+    await ring.refresh()
+    _, key = a_key()
+    await store.create(key)
+    await ring.refresh()
+    assert learned == [[]], "it was read a moment ago"
+    world.clock.time += CACHE_SECONDS
+    await ring.refresh()
+    await store.change(key.key_id, partial(rotate_webhook_secret, secret=NEW))
+    await store.change(key.key_id, partial(revoke, now=1.0))
+    world.clock.time += CACHE_SECONDS
+    await ring.refresh()
+    assert learned == [[], [OLD], [NEW, OLD]], "also those of a revoked key: its jobs owe webhooks"

@@ -10,9 +10,7 @@ import pytest
 from overnight.domain import transitions
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import Status, WaitingFor
-from overnight.domain.keys import Caller, KeyLimits, Scope
 from overnight.domain.outcome import Ending, Outcome, failed
-from overnight.flows.run_job import OWNER_BUSY_SECONDS
 from overnight.ports import RunOrder, Stop
 
 BUSY = failed(ErrorCode.OVERLOADED, "busy")
@@ -245,23 +243,3 @@ async def test_a_broken_agent_is_an_internal_error_and_the_job_is_tried_again(wo
     await world.run_next(breaks)
     back = await world.job(job.job_id)
     assert (back.status, back.failures) == (Status.QUEUED, 1)
-
-
-async def test_a_job_over_its_owners_limit_waits_and_runs_when_there_is_room(world: Any, agents: Any) -> None:
-    alice = Caller(
-        owner="alice", scopes=frozenset({Scope.SUBMIT}), key_id="ovn_a", limits=KeyLimits(max_running=1)
-    )
-    first, second = await world.submit(caller=alice), await world.submit(caller=alice)
-
-    async def meanwhile(order: Any, emit: Any, stop: Any) -> Any:
-        await world.runner().run(await world.bell(), leaving=world.leaving)
-        assert (await world.job(second.job_id)).status is Status.QUEUED
-        assert await world.silence()
-        return agents.done()
-
-    await world.run_next(meanwhile)
-    assert (await world.job(first.job_id)).status is Status.COMPLETED
-    world.clock.time += OWNER_BUSY_SECONDS
-    await world.run_next(agents.writes("a", "a", agents.done()))
-    job = await world.job(second.job_id)
-    assert (job.status, job.attempt) == (Status.COMPLETED, 1)

@@ -38,9 +38,12 @@ async def test_a_run_is_stopped_in_the_middle_of_a_tool(stage: Any) -> None:
 
 
 async def test_the_budget_of_the_owner_counts_too(stage: Any) -> None:
-    async with stage(allowance=Allowance(budget_left=lambda: 30.0)) as it, asyncio.timeout(30):
+    allowance = Allowance(daily_usd=45.0, budget_left=lambda _: 30.0)
+    async with stage(allowance=allowance) as it, asyncio.timeout(30):
         outcome = await it.run(f"spend\n{DEAR}rehearsal: bash true\n{DEAR}{HANG}")
-    assert outcome.code is ErrorCode.BUDGET_EXCEEDED
+    assert outcome.code is ErrorCode.DAILY_BUDGET_EXCEEDED
+    assert "$45 a day" in str(outcome.message)
+    assert "00:00 UTC" in str(outcome.message)
     assert outcome.usage.output_tokens >= 2 * MILLION
 
 

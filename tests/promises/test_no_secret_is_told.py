@@ -142,3 +142,23 @@ async def test_no_secret_is_told(start: Any, form: str) -> None:
     for where in ("events", "SSE", f"/status/{job['job_id']}", "webhook"):
         assert "[redacted:api_key]" in told[where], where
         assert "[redacted:anthropic_key]" in told[where], where
+
+
+async def test_neither_a_keys_webhook_secret_nor_the_token_of_the_run_is_told(start: Any) -> None:
+    service = await start(OVERNIGHT_REDACT_SHAPES="0")
+    made = await service.use_key("--owner", "alice")
+    secret = made["webhook_secret"]
+    lines = [
+        f"rehearsal: bash echo {secret} | tee env.txt; printf %s {secret} | base64 -w0",
+        'rehearsal: bash echo "token=$ANTHROPIC_API_KEY"; printf %s "$ANTHROPIC_API_KEY" | base64 -w0',
+        f"rehearsal: answer It is {secret}",
+    ]
+    job = await service.submit("\n".join(["Tell.", *lines]))
+    assert (await service.finished(job["job_id"]))["status"] == "completed"
+    told = await everything_told(service, job)
+    assert [
+        where for where, text in told.items() if secret in text or secret.removeprefix("whsec_") in text
+    ] == []
+    assert "token=[redacted:run_token]" in told["events"]
+    assert told["events"].count("[redacted:run_token]") == 2, "in base64 too"
+    assert "[redacted:webhook_secret]" in told[f"/status/{job['job_id']}"]

@@ -22,10 +22,11 @@ from overnight.domain.job import (
     Session,
     Snapshot,
     Status,
+    WaitingFor,
 )
 from overnight.domain.standing import Check, Standing, day_of
 from overnight.domain.transitions import Admit, Decide
-from overnight.ports import Bell, Clock, Created, Entropy, Idempotency, Page, Wakeups
+from overnight.ports import Bell, Books, Clock, Created, Entropy, Idempotency, Page, Wakeups
 
 KEY_LIFETIME_SECONDS = 7 * 86400.0
 
@@ -80,7 +81,7 @@ class _Key:
 
 
 class MemoryStore:
-    """The ports `JobStore` and `JobIndex`."""
+    """The ports `JobStore`, `JobIndex` and `Owners`."""
 
     def __init__(self, wakeups: Wakeups, clock: Clock) -> None:
         self._wakeups = wakeups
@@ -226,6 +227,24 @@ class MemoryStore:
     async def counts(self) -> Mapping[Status, int]:
         statuses = [job.status for job in self._jobs.values()]
         return {status: statuses.count(status) for status in (Status.QUEUED, Status.PROCESSING)}
+
+    async def books(self, owner: str, *, day: int) -> Books:
+        running = [
+            job for job in self._jobs.values() if job.owner == owner and job.status is Status.PROCESSING
+        ]
+        return Books(
+            spent_usd=self._spent[owner, day], running=frozenset((job.job_id, job.attempt) for job in running)
+        )
+
+    async def held(self, owner: str, *, limit: int) -> Sequence[str]:
+        held = [
+            job_id
+            for job_id, job in sorted(self._jobs.items())
+            if job.owner == owner
+            and job.status is Status.QUEUED
+            and job.waiting_for is WaitingFor.OWNER_LIMIT
+        ]
+        return held[:limit]
 
     def _snapshot(self, job_id: str) -> Snapshot:
         if job_id not in self._jobs:

@@ -16,6 +16,7 @@ from ipaddress import ip_address
 
 from overnight.agent.denials import Denial
 from overnight.agent.proxy_request import MAX_HEAD_BYTES, Malformed, ProxyRequest, parse_head
+from overnight.agent.traffic import Traffic
 from overnight.domain.address import Address
 from overnight.domain.egress import Destination, EgressPolicy, Reason
 from overnight.resolving import Resolver, resolve
@@ -42,15 +43,6 @@ class ProxyLimits:
 DEFAULT_LIMITS = ProxyLimits()
 
 
-@dataclass(slots=True)
-class Traffic:
-    """Bytes that left the run and came back, and connections that were made for it."""
-
-    connections: int = 0
-    sent: int = 0
-    received: int = 0
-
-
 class Egress:
     """A policy that can be served on any number of listeners."""
 
@@ -62,9 +54,12 @@ class Egress:
         self._resolver = resolver
 
     @contextlib.asynccontextmanager
-    async def listening(self, listener: socket.socket, on_denied: OnDenied) -> AsyncIterator[Traffic]:
-        """Serve on a bound socket while the block runs; then every connection is cut."""
-        clients = _Clients(self, on_denied)
+    async def listening(
+        self, listener: socket.socket, on_denied: OnDenied, traffic: Traffic | None = None
+    ) -> AsyncIterator[Traffic]:
+        """Serve on a bound socket while the block runs; then every connection is cut. What passes is added up in
+        `traffic`."""
+        clients = _Clients(self, on_denied, traffic or Traffic())
         server = await asyncio.start_server(clients.serve, sock=listener, limit=MAX_HEAD_BYTES)
         try:
             yield clients.traffic
@@ -106,8 +101,8 @@ class Egress:
 class _Clients:
     """The connections of one listener."""
 
-    def __init__(self, egress: Egress, on_denied: OnDenied) -> None:
-        self.traffic = Traffic()
+    def __init__(self, egress: Egress, on_denied: OnDenied, traffic: Traffic) -> None:
+        self.traffic = traffic
         self._egress = egress
         self._limits = egress.limits
         self._on_denied = on_denied
@@ -189,7 +184,7 @@ class _Clients:
         near: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         far: tuple[asyncio.StreamReader, asyncio.StreamWriter],
     ) -> None:
-        self.traffic.connections += 1
+        self.traffic.asked += 1
         far[1].write(request.head)
         if request.is_tunnel:
             near[1].write(b"HTTP/1.1 200 Connection established\r\n\r\n")

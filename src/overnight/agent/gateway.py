@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from overnight.agent.grants import Allowance, Grant, digest_of
 from overnight.agent.metering import Meter, Question
+from overnight.domain.models import is_allowed
 from overnight.serving import TARGET, serving
 
 CONNECT_SECONDS = 10.0
@@ -229,6 +230,8 @@ class _Relay:
                 raise
 
     async def _answer(self) -> httpx.Response:
+        self.grant.traffic.asked += 1
+        self.grant.traffic.sent += self.call.question.size
         try:
             answer = await self.client.send(self.call.outgoing, stream=True)
         except httpx.TransportError as error:
@@ -269,6 +272,7 @@ class _Relay:
         await self.send({"type": "http.response.start", "status": answer.status_code, "headers": kept})
 
     async def _send_part(self, part: bytes, *, more: bool = True) -> None:
+        self.grant.traffic.received += len(part)
         await self.send({"type": "http.response.body", "body": part, "more_body": more})
 
 
@@ -346,7 +350,7 @@ def _judged(body: bytes, allowance: Allowance) -> tuple[bytes, Question]:
         question = msgspec.json.decode(body, type=_Wish)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise Refusal(400, "invalid_request_error", "The body is not a request for a message.") from None
-    if allowance.models is not None and question.model not in allowance.models:
+    if allowance.models is not None and not is_allowed(question.model, allowance.models):
         raise Refusal(403, "permission_error", "This run may not use the model that it asks for.")
     wanted = question.max_tokens
     if allowance.max_tokens is not None and wanted > allowance.max_tokens:

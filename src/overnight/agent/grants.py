@@ -9,20 +9,22 @@ from typing import Any
 
 from overnight.agent.metering import Meter, Question
 from overnight.agent.prices import Metered
+from overnight.agent.traffic import Traffic
 
 CONCURRENT_CALLS = 8
 
 
-def no_limit() -> float | None:
+def no_limit(_used_usd: float) -> float | None:
     return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowance:
-    """None is no limit. A call may ask for `max_tokens` of output at most: a higher wish is lowered to it.
+    """None is no limit. `models` are names as `domain/models.py` reads them. A call may ask for `max_tokens` of
+    output at most: a higher wish is lowered to it.
 
-    `budget_left` is asked at every step: the US dollars that the owner of the job has left, without what this run
-    has spent.
+    `budget_left` is asked at every step: it is told what this run has used, and says how much of the budget of its
+    day (`daily_usd`) the owner of the job has left for this run, all in US dollars.
     """
 
     models: frozenset[str] | None = None
@@ -30,14 +32,16 @@ class Allowance:
     concurrency: int = CONCURRENT_CALLS
     tokens: int | None = None
     usd: float | None = None
-    budget_left: Callable[[], float | None] = no_limit
+    daily_usd: float | None = None
+    budget_left: Callable[[float], float | None] = no_limit
 
 
 @dataclass(slots=True, eq=False)
 class Grant:
     """One run's right to use the gateway. It ends by `revoke`, and never begins again.
 
-    `over_budget` is set when the allowance is used up. `unreachable` and `resets_at` (Unix seconds, when the
+    `over_budget` is set when the allowance is used up, and `over_daily` says that it was the owner's budget of the
+    day. `unreachable` and `resets_at` (Unix seconds, when the
     API said that its rate limit is over) tell of the last call.
     """
 
@@ -46,6 +50,8 @@ class Grant:
     unreachable: bool = False
     resets_at: float | None = None
     revoked: bool = False
+    traffic: Traffic = field(default_factory=Traffic)
+    over_daily: bool = False
     over_budget: asyncio.Event = field(default_factory=asyncio.Event)
     _ended: Metered = field(default_factory=Metered)
     _calls: dict["asyncio.Task[Any]", Meter] = field(default_factory=dict)
@@ -86,10 +92,13 @@ class Grant:
 
     def _is_spent(self) -> bool:
         used, allowance = self.used, self.allowance
+        left = allowance.budget_left(used.cost_usd)
         if allowance.tokens is not None and used.tokens >= allowance.tokens:
             return True
-        limits = (allowance.usd, allowance.budget_left())
-        return any(limit is not None and used.cost_usd >= limit for limit in limits)
+        if allowance.usd is not None and used.cost_usd >= allowance.usd:
+            return True
+        self.over_daily = left is not None and used.cost_usd >= left
+        return self.over_daily
 
 
 def digest_of(token: str) -> bytes:

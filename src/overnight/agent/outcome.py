@@ -34,7 +34,8 @@ STDERR_LINES = 20
 @dataclass(slots=True)
 class Record:
     """What was seen of a run. The gateway, which sees the API, says whether it was `unreachable`, when a rate
-    limit `resets_at`, what was `metered`, and whether that was `over_budget`."""
+    limit `resets_at`, what was `metered`, whether that was `over_budget`, and the budget of the owner's day if it
+    was that one (`over_daily_usd`)."""
 
     result: ResultMessage | None = None
     error: Exception | None = None
@@ -43,6 +44,7 @@ class Record:
     resets_at: float | None = None
     metered: Metered = field(default_factory=Metered)
     over_budget: bool = False
+    over_daily_usd: float | None = None
     stderr: deque[str] = field(default_factory=lambda: deque(maxlen=STDERR_LINES))
     has_spoken: bool = False
 
@@ -73,23 +75,22 @@ class Record:
         return any("No conversation found" in text for text in said)
 
 
-def outcome_of(record: Record, *, stopped: bool, wants_structure: bool, secret: str = "") -> Outcome:
-    """`secret` is blanked out of every message."""
+def outcome_of(record: Record, *, stopped: bool, wants_structure: bool) -> Outcome:
     bare = _bare_outcome(record, stopped=stopped, wants_structure=wants_structure)
-    message = bare.message.replace(secret, "[token]") if bare.message and secret else bare.message
     result = record.result
     total = result.total_cost_usd if result else None
+    is_cut = stopped or record.over_budget
     return Outcome(
         ending=bare.ending,
         result=bare.result,
         structured_output=bare.structured_output,
         code=bare.code,
-        message=message,
+        message=bare.message,
         resume_at=record.resets_at if bare.code is ErrorCode.RATE_LIMITED else None,
         usage=_usage_so_far(record),
         num_turns=result.num_turns if result else 0,
         session_cost_usd=total,
-        counted_cost_usd=record.metered.cost_usd if total is None else None,
+        counted_cost_usd=record.metered.cost_usd if total is None or is_cut else None,
     )
 
 
@@ -99,7 +100,7 @@ def _bare_outcome(record: Record, *, stopped: bool, wants_structure: bool) -> Ou
         # Also if it was told to stop in its last moment: work that is done and paid for counts.
         return _done(result, wants_structure)
     if record.over_budget:
-        return _over_budget()
+        return _over_budget() if record.over_daily_usd is None else _over_daily_budget(record.over_daily_usd)
     if stopped:
         return Outcome(ending=Ending.INTERRUPTED)
     if record.rejected:
@@ -157,8 +158,16 @@ def _failed_result(result: ResultMessage, record: Record) -> Outcome:
 def _over_budget() -> Outcome:
     return failed(
         ErrorCode.BUDGET_EXCEEDED,
-        "The job was stopped because it used up its budget (max_budget_usd, or that of its API key). "
-        f"{KEPT} Go on with a next job of the session.",
+        f"The job was stopped because it used up its budget (max_budget_usd). {KEPT} "
+        "Go on with a next job of the session.",
+    )
+
+
+def _over_daily_budget(daily_usd: float) -> Outcome:
+    return failed(
+        ErrorCode.DAILY_BUDGET_EXCEEDED,
+        f"The job was stopped because the jobs of its owner have cost today what its API key allows (${daily_usd:g} "
+        f"a day). {KEPT} The budget is whole again at 00:00 UTC, and the job goes on then.",
     )
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,8 +39,10 @@ from overnight.agent.options import has_conversation, options_for, set_aside, wr
 from overnight.agent.outcome import Record, outcome_of
 from overnight.agent.slots import Slots
 from overnight.agent.tiers import RUN_DIRECTORY, Tier
+from overnight.agent.traffic import Traffic
 from overnight.domain.errors import ErrorCode
 from overnight.domain.outcome import Ending, Outcome, failed
+from overnight.domain.redaction import Redactor
 from overnight.ports import Clock, Entropy, RunOrder, Slot, Stop, Workspace
 from overnight.resolving import Resolver, system_resolver
 from overnight.settings import Settings
@@ -52,14 +54,16 @@ HANG_UP_SECONDS = 2.0
 """For the CLI to leave once its input is closed; it needs 0.1 s. After that it is killed."""
 
 Emit = Callable[[str, Mapping[str, Any]], None]
-Allow = Callable[[RunOrder], Allowance]
+Allow = Callable[[RunOrder], contextlib.AbstractAsyncContextManager[Allowance]]
+"""What the owner of a job may use, for as long as the job's run lasts."""
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 
-def unlimited(_order: RunOrder) -> Allowance:
-    return Allowance()
+@contextlib.asynccontextmanager
+async def unlimited(_order: RunOrder) -> AsyncIterator[Allowance]:
+    yield Allowance()
 
 
 @contextlib.asynccontextmanager
@@ -163,18 +167,26 @@ class ClaudeAgent:
 
     async def _attempt(self, order: RunOrder, emit: Emit, stop: Stop) -> Outcome:
         workspace, token, mark = order.workspace, self.entropy.token(), self.entropy.token()
+        # The token opens the gateway as long as the run lasts.
+        redactor = Redactor({"run_token": token}, shapes=False)
         wants_structure = order.request.output_schema is not None
+
+        def tell(kind: str, data: Mapping[str, Any]) -> None:
+            emit(kind, redactor.data(data))
+
         await self.reap(workspace.root)
         await asyncio.to_thread(self._note, workspace, mark)
         try:
-            with self.gateway.grant(token, self._allowance(order)) as grant:
+            async with self._granted(order, token) as grant:
                 launch = _Launch(self, order, token, mark)
                 resume = await asyncio.to_thread(has_conversation, order.workspace, order.session_id)
-                record = await launch.once(resume, grant, emit, stop)
+                record = await launch.once(resume, grant, tell, stop)
                 if resume and record.conversation_missing and not stop.is_set():
                     await asyncio.to_thread(set_aside, order.workspace, order.session_id)
-                    record = await launch.once(False, grant, emit, stop)
-            return outcome_of(record, stopped=stop.is_set(), wants_structure=wants_structure, secret=token)
+                    record = await launch.once(False, grant, tell, stop)
+            tell("run.traffic", {"gateway": grant.traffic.told(), "egress": launch.traffic.told()})
+            outcome = outcome_of(record, stopped=stop.is_set(), wants_structure=wants_structure)
+            return redactor.outcome(outcome)
         finally:
             await _to_the_end(_clean_up(workspace, mark))
 
@@ -183,10 +195,17 @@ class ClaudeAgent:
         if workspace.owner is not None:
             self.slots.note(workspace.owner, mark)
 
-    def _allowance(self, order: RunOrder) -> Allowance:
-        """The budget is the job's, over all its attempts."""
-        allowed, budget = self.allow(order), order.request.max_budget_usd
-        return allowed if budget is None else dataclasses.replace(allowed, usd=budget - order.spent_usd)
+    @contextlib.asynccontextmanager
+    async def _granted(self, order: RunOrder, token: str) -> AsyncIterator[Grant]:
+        async with self.allow(order) as allowed:
+            with self.gateway.grant(token, _within_own_budget(allowed, order)) as grant:
+                yield grant
+
+
+def _within_own_budget(allowed: Allowance, order: RunOrder) -> Allowance:
+    """The budget of a job is for all its attempts together."""
+    budget = order.request.max_budget_usd
+    return allowed if budget is None else dataclasses.replace(allowed, usd=budget - order.spent_usd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +216,7 @@ class _Launch:
     order: RunOrder
     token: str
     mark: str
+    traffic: Traffic = field(default_factory=Traffic)
 
     async def once(self, resume: bool, grant: Grant, emit: Emit, stop: Stop) -> Record:
         record = Record()
@@ -221,7 +241,7 @@ class _Launch:
         with contextlib.closing(listeners), contextlib.closing(denials):
             async with (
                 agent.gateway.listening(listeners.gateway, only=grant),
-                agent.egress.listening(listeners.egress, denials.note),
+                agent.egress.listening(listeners.egress, denials.note, self.traffic),
             ):
                 await asyncio.Event().wait()
 
@@ -229,6 +249,7 @@ class _Launch:
         record.unreachable = grant.unreachable
         record.resets_at = record.resets_at or grant.resets_at
         record.over_budget = grant.over_budget.is_set()
+        record.over_daily_usd = grant.allowance.daily_usd if grant.over_daily else None
         record.metered = grant.used
         _log.info(
             "job %s, attempt %d: %d tokens, $%.6f by the gateway's count",

@@ -181,8 +181,8 @@ KINDS: Mapping[Code, Kind] = {
     ),
     Code.SESSION_EXISTS: Kind(
         409,
-        "The session is there already",
-        "An archive can only start a new session. Nothing was changed: choose another id.",
+        "The id is taken",
+        "An archive can only start a new session, and not under this id. Nothing was changed: choose another UUID.",
     ),
     Code.SESSION_BUSY: Kind(
         409,

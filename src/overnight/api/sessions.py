@@ -157,7 +157,7 @@ async def _archive_of(parts: ApiParts, request: Request) -> ArchiveRef:
 async def _refuse_known(parts: ApiParts, request: Request) -> None:
     """Spare the caller a long upload; the rule itself stands in the flow.
 
-    One of another owner is refused as well: that an id is taken cannot be hidden from who wants to take it.
+    One of another owner is refused in the same words (docs/decisions/0032).
     """
     try:
         await parts.store.session(session_id_of(request))

@@ -75,6 +75,10 @@ class JobSummary(Struct, frozen=True, kw_only=True):
     cost_usd: Annotated[float, Meta(description="All attempts together, by Claude Code's own count.")]
     num_turns: int
     isolation: Annotated[str | None, Meta(description="How the run was kept apart from the machine.")]
+    isolation_properties: Annotated[
+        Mapping[str, bool],
+        Meta(description="What was measured of it, by name; empty before the first attempt."),
+    ]
     archive: Annotated[str | None, Meta(description="Name of the archive that the job left.")]
     metadata: dict[str, str]
     owner: Annotated[str, Meta(description="Whose it is, as the API key says; empty without keys.")]
@@ -222,6 +226,9 @@ def _maybe(seconds: float | None) -> str | None:
     return None if seconds is None else rfc3339(seconds)
 
 
+_WAIT_FOR_A_TIME = frozenset({WaitingFor.RETRY, WaitingFor.RATE_LIMIT, WaitingFor.BUDGET})
+
+
 def job_summary(snapshot: Snapshot) -> JobSummary:
     return JobSummary(**_job_fields(snapshot))
 
@@ -233,7 +240,7 @@ def job_view(snapshot: Snapshot) -> JobView:
 
 def _job_fields(snapshot: Snapshot) -> dict[str, Any]:
     job = snapshot.job
-    waits = job.status is Status.QUEUED and snapshot.waiting_for in {WaitingFor.RETRY, WaitingFor.RATE_LIMIT}
+    waits = job.status is Status.QUEUED and snapshot.waiting_for in _WAIT_FOR_A_TIME
     return {
         "job_id": job.job_id,
         "session_id": job.session_id,
@@ -251,6 +258,7 @@ def _job_fields(snapshot: Snapshot) -> dict[str, Any]:
         "cost_usd": job.cost_usd,
         "num_turns": job.num_turns,
         "isolation": job.isolation,
+        "isolation_properties": job.isolation_properties,
         "archive": job.archive,
         "metadata": job.metadata,
         "owner": job.owner,

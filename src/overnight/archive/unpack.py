@@ -18,9 +18,10 @@ from overnight.archive.model import (
     Refusal,
     Unpacked,
 )
+from overnight.archive.owners import Owner
 from overnight.archive.reader import ArchiveFile, open_archive
 from overnight.archive.record import Record, directory_sha256
-from overnight.archive.restore import Manner, Owner, Placed, Restore
+from overnight.archive.restore import Manner, Placed, Restore
 from overnight.archive.spans import content
 from overnight.archive.trees import remove_tree
 

@@ -20,8 +20,9 @@ async def serve(settings: Settings) -> Exit:
 
     _keep_to_ourselves()
     with explained(settings):
-        log_to_stderr(settings.log, redactor_of(settings))
-        async with running_service(settings) as service:
+        redactor = redactor_of(settings)
+        log_to_stderr(settings.log, redactor)
+        async with running_service(settings, redactor=redactor) as service:
             _on_signals(service.stop)
             _say(*service.banner, f"overnight is ready at {service.url}")
             await service.until_stopped()
@@ -34,8 +35,9 @@ async def worker(settings: Settings) -> Exit:
 
     _keep_to_ourselves()
     with explained(settings):
-        log_to_stderr(settings.log, redactor_of(settings))
-        async with running_worker(settings) as one:
+        redactor = redactor_of(settings)
+        log_to_stderr(settings.log, redactor)
+        async with running_worker(settings, redactor=redactor) as one:
             _on_signals(one.stop)
             _say(*one.banner, "overnight worker is ready")
             await one.until_stopped()

@@ -184,6 +184,8 @@ _WAITS = {
     "session": "an earlier job of its session is still open",
     "retry": "its last try failed; the next is due {at}",
     "rate_limit": "a rate limit; it goes on {at}",
+    "owner_limit": "a running job of its owner to end: its key allows no more at once",
+    "budget": "the budget of its owner's day; it goes on {at}",
 }
 
 

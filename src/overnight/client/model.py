@@ -73,6 +73,7 @@ class Job(Struct, frozen=True, kw_only=True):
     cost_usd: float = 0.0
     num_turns: int = 0
     isolation: str | None = None
+    isolation_properties: dict[str, bool] = field(default_factory=dict)
     archive: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     owner: str = ""

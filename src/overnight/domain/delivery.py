@@ -47,6 +47,7 @@ def body_of(job: Job) -> str:
         "num_turns": job.num_turns,
         "attempt": job.attempt,
         "isolation": job.isolation,
+        "isolation_properties": job.isolation_properties,
         "seq": job.last_event,
         "created_at": job.created_at,
         "completed_at": job.completed_at,

@@ -17,6 +17,7 @@ Refused
 ├── RotationUnderWay     the key has as many live webhook secrets as it may have
 ├── TooManyJobs          the owner has as many waiting jobs as its key allows
 ├── OwnerBusy            the owner has as many running jobs as its key allows
+├── RoomToRun            a job was to be held by a limit that holds it no longer
 ├── BudgetExhausted      the owner has spent what its key allows for the day
 └── QueueFull            the service has as many waiting jobs as it may have
 """
@@ -95,6 +96,10 @@ class OwnerBusy(Refused):
     pass
 
 
+class RoomToRun(Refused):
+    pass
+
+
 class BudgetExhausted(Refused):
     def __init__(self, wait_seconds: float) -> None:
         super().__init__("the owner has spent what its key allows for the day")
@@ -124,6 +129,7 @@ class ErrorCode(StrEnum):
     STRUCTURED_OUTPUT_MISSING = "structured_output_missing"
     MAX_TURNS = "max_turns"
     BUDGET_EXCEEDED = "budget_exceeded"
+    DAILY_BUDGET_EXCEEDED = "daily_budget_exceeded"
     TIMEOUT = "timeout"
     SESSION_UNAVAILABLE = "session_unavailable"
     ARCHIVE_REFUSED = "archive_refused"

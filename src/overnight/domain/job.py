@@ -34,6 +34,10 @@ class WaitingFor(StrEnum):
     SESSION = "session"
     RETRY = "retry"
     RATE_LIMIT = "rate_limit"
+    OWNER_LIMIT = "owner_limit"
+    """As many jobs of its owner run as the key allows."""
+    BUDGET = "budget"
+    """The owner's jobs have cost today what the key allows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +91,11 @@ class Job:
     older one comes from a worker that has lost the job. `failures` and `losses` are what the retry limits
     count; waiting for a rate limit or being handed back by a worker that shuts down adds to neither.
 
-    `owner` is its session's, "" if it came without a key. `key_id` and `max_running` are of the key that it came
-    with: a job keeps the limits that it was accepted under.
+    `owner` is its session's, "" if it came without a key. `key_id`, `max_running`, `daily_budget_usd` and `models`
+    are of the key that it came with: a job keeps the limits that it was accepted under.
+
+    `isolation` is the tier of its last attempt and `isolation_properties` what was measured of it: the name of each
+    property, and whether it held.
     """
 
     job_id: str
@@ -115,11 +122,14 @@ class Job:
     cost_usd: float = 0.0
     num_turns: int = 0
     isolation: str | None = None
+    isolation_properties: dict[str, bool] = field(default_factory=dict)
     archive: str | None = None
     checkpoint: "Checkpoint | None" = None
     owner: str = ""
     key_id: str | None = None
     max_running: int | None = None
+    daily_budget_usd: float | None = None
+    models: tuple[str, ...] = ()
 
 
 class Origin(StrEnum):

@@ -18,8 +18,8 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """`session_cost_usd` is Claude Code's running total for the conversation, None if it reported none; then
-    `counted_cost_usd` is what the gateway counted for this attempt.
+    """`session_cost_usd` is Claude Code's running total for the conversation, None if it reported none; then, and for
+    a run that was cut short, `counted_cost_usd` is what the gateway counted for this attempt.
 
     `code` and `message` are set exactly when `ending` is FAILED. `resume_at` (Unix seconds) is when the API
     said that its rate limit resets.

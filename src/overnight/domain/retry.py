@@ -2,7 +2,7 @@
 
 The table follows what was measured of Claude Code (facts: claude-code 8). A failure is
 - TRANSIENT: tried again after a delay that grows, as often as there are delays;
-- LATER: a rate limit; the job waits until it is over, and that costs no retry;
+- LATER: a rate limit, or the owner's budget of the day; the job waits until it is over, and that costs no retry;
 - PERMANENT: another try would fail in the same way, or the budget of time, turns or money is used up.
 """
 
@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import Job
+from overnight.domain.standing import next_day
 
 
 class Failure(StrEnum):
@@ -36,6 +37,7 @@ FAILURES: dict[ErrorCode, Failure] = {
     ErrorCode.STRUCTURED_OUTPUT_MISSING: Failure.PERMANENT,
     ErrorCode.MAX_TURNS: Failure.PERMANENT,
     ErrorCode.BUDGET_EXCEEDED: Failure.PERMANENT,
+    ErrorCode.DAILY_BUDGET_EXCEEDED: Failure.LATER,
     ErrorCode.TIMEOUT: Failure.PERMANENT,
     ErrorCode.SESSION_UNAVAILABLE: Failure.PERMANENT,
     ErrorCode.ARCHIVE_REFUSED: Failure.PERMANENT,
@@ -51,7 +53,8 @@ class RetryPolicy:
 
     `jitter` spreads each by that share both ways. `max_losses` is how many workers may die under a job: a
     death is seldom the job's fault, but a job that takes its worker down with it must end too.
-    `rate_limit_patience` is how long after its acceptance a job may still be parked on a rate limit.
+    `rate_limit_patience` is how long after its acceptance a job may still be parked on a rate limit or on the
+    budget of its owner's day.
     """
 
     delays: tuple[float, ...] = (10.0, 60.0, 300.0)
@@ -78,6 +81,8 @@ def retry_at(
     kind = FAILURES[code]
     if kind is Failure.PERMANENT:
         return None
+    if code is ErrorCode.DAILY_BUDGET_EXCEEDED:
+        resume_at = next_day(now)
     if kind is Failure.LATER:
         return _after_rate_limit(job, policy, now, chance, resume_at)
     used, delays = (

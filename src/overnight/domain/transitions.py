@@ -87,6 +87,8 @@ def submit(
             owner=session.owner,
             key_id=caller.key_id,
             max_running=caller.limits.max_running,
+            daily_budget_usd=caller.limits.daily_budget_usd,
+            models=caller.limits.models,
         )
         job, event = _tell(job, "job.queued", now, {"position": len(session.line)})
         session = replace(session, line=(*session.line, job_id), jobs=session.jobs + 1, updated_at=now)
@@ -116,7 +118,8 @@ def start(
 ) -> Decide:
     """Give the job to a worker: a new attempt with a lease. Only the first of its session's line may start."""
 
-    told = {"worker": worker, "isolation": isolation, "isolation_properties": dict(properties or {})}
+    measured = dict(properties or {})
+    told = {"worker": worker, "isolation": isolation, "isolation_properties": measured}
 
     def decide(job: Job, session: Session) -> Change:
         if job.status is not Status.QUEUED:
@@ -133,6 +136,7 @@ def start(
             waiting_for=None,
             lease=Lease(worker=worker, until=now + lease_seconds),
             isolation=isolation,
+            isolation_properties=measured,
         )
         job, event = _tell(job, "job.started", now, told)
         return Change(job=job, session=session, events=(event,))
@@ -203,13 +207,13 @@ def requeue(outcome: Outcome, *, attempt: int, now: float, at: float) -> Decide:
         job, session = _charge(job, session, outcome)
         parked = outcome.code is not None and FAILURES[outcome.code] is Failure.LATER
         interrupted = outcome.ending is Ending.INTERRUPTED
-        kind = "job.handed_back" if interrupted else "job.rate_limited" if parked else "job.retry_scheduled"
+        kind, waiting_for = _why_back(outcome)
         job = replace(
             job,
             status=Status.QUEUED,
             lease=None,
             available_at=at,
-            waiting_for=None if interrupted else WaitingFor.RATE_LIMIT if parked else WaitingFor.RETRY,
+            waiting_for=waiting_for,
             failures=job.failures + (not interrupted and not parked),
             parks=job.parks + parked,
         )
@@ -220,6 +224,17 @@ def requeue(outcome: Outcome, *, attempt: int, now: float, at: float) -> Decide:
         return Change(job=job, session=session, events=(event,), rings=(Ring(job_id=job.job_id, at=at),))
 
     return decide
+
+
+def _why_back(outcome: Outcome) -> tuple[str, WaitingFor | None]:
+    """The event that tells of it, and what the job then waits for."""
+    if outcome.ending is Ending.INTERRUPTED:
+        return "job.handed_back", None
+    if outcome.code is ErrorCode.DAILY_BUDGET_EXCEEDED:
+        return "job.over_daily_budget", WaitingFor.BUDGET
+    if outcome.code is ErrorCode.RATE_LIMITED:
+        return "job.rate_limited", WaitingFor.RATE_LIMIT
+    return "job.retry_scheduled", WaitingFor.RETRY
 
 
 def finish(
@@ -329,12 +344,13 @@ def _charge(job: Job, session: Session, outcome: Outcome) -> tuple[Job, Session]
     """Add what an attempt used to the job.
 
     Claude Code's total is cumulative over resumes (facts: claude-code 4), so the attempt cost the growth. A
-    total below the last one comes of a conversation that had to start anew, and is all growth.
+    total below the last one comes of a conversation that had to start anew, and is all growth. It leaves out a call
+    that was broken off, which is why the gateway's count, where it is told, is the least that is charged.
     """
     total = outcome.session_cost_usd
     spent = outcome.counted_cost_usd or 0.0
     if total is not None:
-        spent = total - session.cost_usd if total >= session.cost_usd else total
+        spent = max(spent, total - session.cost_usd if total >= session.cost_usd else total)
         session = replace(session, cost_usd=total)
     job = replace(
         job,

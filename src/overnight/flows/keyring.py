@@ -1,7 +1,7 @@
 """The keys as a running process sees them: read again within a second, so new and revoked ones need no restart."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from overnight.domain import keys
@@ -15,14 +15,27 @@ CACHE_SECONDS = 1.0
 """How long a revoked key may still open the door."""
 
 
+Learn = Callable[[Iterable[str]], None]
+"""Told the live webhook secrets of all keys whenever they are read."""
+
+
+def _nothing(_secrets: Iterable[str]) -> None:
+    pass
+
+
 class KeyRing:
     """All keys are read at once: unknown ids, which a stranger can make any number of, are then never kept."""
 
-    def __init__(self, store: KeyStore, clock: Clock) -> None:
+    def __init__(self, store: KeyStore, clock: Clock, *, learn: Learn = _nothing) -> None:
         self._store = store
         self._clock = clock
+        self._learn = learn
         self._keys: Mapping[str, ApiKey] = {}
         self._read_at: float | None = None
+
+    async def refresh(self) -> None:
+        """For a process that nobody calls: see what changed. Raises StorageError."""
+        await self._current()
 
     async def any(self) -> bool:
         """Whether a key was ever made: from then on nobody gets in without one."""
@@ -54,6 +67,7 @@ class KeyRing:
         if self._read_at is None or not 0 <= now - self._read_at < CACHE_SECONDS:
             self._keys = {key.key_id: key for key in await self._store.keys()}
             self._read_at = now
+            self._learn([secret for key in self._keys.values() for secret in key.webhook_secrets])
         return self._keys
 
     async def _note_use(self, key_id: str, now: float) -> None:

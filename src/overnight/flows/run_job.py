@@ -10,27 +10,30 @@ If the worker dies after
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from overnight.archive import ArchiveRefused
 from overnight.domain.errors import (
+    BudgetExhausted,
     CancelRequested,
     ErrorCode,
     JobNotFound,
     NotRunnable,
     OwnerBusy,
     Refused,
+    RoomToRun,
     SessionBusy,
     SessionNotFound,
     TooEarly,
 )
-from overnight.domain.job import Change, Job, JobRequest, Ring, Session
+from overnight.domain.holding import hold
+from overnight.domain.job import Change, Job, JobRequest, Ring, Session, WaitingFor
 from overnight.domain.outcome import Ending, Outcome, failed
 from overnight.domain.prompts import AS_BEFORE, AS_LEFT, AS_STORED, continuation
 from overnight.domain.redaction import Redactor
 from overnight.domain.retry import RetryPolicy
-from overnight.domain.standing import room_to_run
+from overnight.domain.standing import room_to_run, still_no_room
 from overnight.domain.transitions import Decide, finish, requeue, returns_at, start
 from overnight.flows.checkpoint import Checkpoints
 from overnight.flows.event_log import EventLog
@@ -62,8 +65,12 @@ SAVE_DELAYS = (1.0, 2.0, 4.0, 8.0, 15.0)
 """Seconds between tries to save a workspace. A run is paid for: saving it is tried again, never the run."""
 
 
-OWNER_BUSY_SECONDS = 2.0
-"""Until a job is tried again whose owner has as many running as its key allows. The sweep may be faster."""
+OWNER_BUSY_SECONDS = 30.0
+"""Until a job is tried again whose owner has as many running as its key allows, should nobody let it in before."""
+
+
+async def nobody(_owner: str) -> None:
+    """For a store that cannot find the jobs of an owner: there they are only tried again."""
 
 
 class _TooLarge(Exception):
@@ -72,7 +79,8 @@ class _TooLarge(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runner:
-    """What a worker needs to run jobs. `worker` is its name in leases."""
+    """What a worker needs to run jobs. `worker` is its name in leases; `let_in` is told of each owner of whom a
+    job runs no longer, for those that its limit held back."""
 
     worker: str
     store: JobStore
@@ -90,6 +98,7 @@ class Runner:
     checkpoint_seconds: float = 0.0
     archives_are_shared: bool = False
     """Workers on other machines have the same archive store: what goes back to the queue may go on there."""
+    let_in: Callable[[str], Awaitable[None]] = nobody
     save_delays: tuple[float, ...] = SAVE_DELAYS
 
     async def run(self, bell: Bell, *, leaving: asyncio.Event) -> None:
@@ -107,23 +116,28 @@ class Runner:
                 await self._attempt(job, claimed.session, leaving)
         except* Refused:
             log.warning("attempt %d of job %s is stale: it changed nothing", job.attempt, job.job_id)
+        await self.let_in(job.owner)
 
     async def _claim(self, bell: Bell) -> Change | None:
         """Start the attempt. Once it has a lease, the lease and not the bell is what brings the job back."""
+        now = self.clock.now()
         decide = start(
             worker=self.worker,
-            now=self.clock.now(),
+            now=now,
             lease_seconds=self.lease_seconds,
             isolation=self.agent.isolation,
             properties=self.agent.isolation_properties,
         )
         try:
-            claimed = await self.store.change(bell.job_id, decide, check=room_to_run)
+            claimed = await self.store.change(bell.job_id, decide, check=room_to_run(now=now))
         except TooEarly as early:
             await self.queue.retry(bell, at=early.available_at)
             return None
         except OwnerBusy:
-            await self.queue.retry(bell, at=self.clock.now() + OWNER_BUSY_SECONDS)
+            await self._hold(bell, WaitingFor.OWNER_LIMIT, at=now + OWNER_BUSY_SECONDS)
+            return None
+        except BudgetExhausted as spent:
+            await self._hold(bell, WaitingFor.BUDGET, at=now + spent.wait_seconds)
             return None
         except (NotRunnable, SessionBusy, JobNotFound):
             await self.queue.ack(
@@ -133,13 +147,26 @@ class Runner:
         await self.queue.ack(bell)
         return claimed
 
+    async def _hold(self, bell: Bell, waiting_for: WaitingFor, *, at: float) -> None:
+        """Let the job wait for its owner's limit, and say so; or look again, if that has changed meanwhile."""
+        now = self.clock.now()
+        try:
+            held = await self.store.change(
+                bell.job_id, hold(waiting_for=waiting_for, at=at), check=still_no_room(now=now)
+            )
+        except RoomToRun:
+            await self.queue.retry(bell, at=now)
+            return
+        await ring(self.queue, held.rings)
+        await self.queue.ack(bell)
+
     async def _attempt(self, job: Job, session: Session, leaving: asyncio.Event) -> None:
         async with self.holder.hold(job, leaving=leaving) as stop:
             events = EventLog(self.store, self.clock, job, self.redactor)
             checkpoints = self._checkpoints(job, session, events)
             async with events.flowing():
                 outcome, worth_saving = await self._outcome(job, session, events, stop, checkpoints)
-            outcome = _without_secrets(outcome, self.redactor)
+            outcome = self.redactor.outcome(outcome)
             if stop.reason is StopReason.LOST:
                 return
             if await self._went_back(job, outcome, checkpoints if worth_saving else None):
@@ -217,6 +244,9 @@ class Runner:
             request=request,
             workspace=prepared.workspace,
             spent_usd=job.cost_usd,
+            owner=job.owner,
+            daily_budget_usd=job.daily_budget_usd,
+            models=job.models,
         )
         async with checkpoints.flowing():
             return await self._run_agent(order, events, stop)
@@ -368,15 +398,6 @@ def _prompt(request: JobRequest, job: Job, source: Source) -> str:
 
 def _cost(session: Session, outcome: Outcome) -> float:
     return session.cost_usd if outcome.session_cost_usd is None else outcome.session_cost_usd
-
-
-def _without_secrets(outcome: Outcome, redactor: Redactor) -> Outcome:
-    return replace(
-        outcome,
-        result=redactor.data(outcome.result),
-        structured_output=redactor.data(outcome.structured_output),
-        message=redactor.data(outcome.message),
-    )
 
 
 def _failed_as_too_large(outcome: Outcome) -> Outcome:

@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from overnight.domain.errors import ErrorCode, JobNotFound, Refused, SessionNotFound
 from overnight.domain.job import Job, Lease, Status
 from overnight.domain.retry import RetryPolicy
 from overnight.domain.transitions import lapse
-from overnight.flows.run_job import ring
+from overnight.flows.run_job import nobody, ring
 from overnight.flows.workspace import Workspaces
 from overnight.ports import Agent, Clock, Entropy, JobIndex, JobStore, Queue, Roster
 
@@ -28,6 +29,7 @@ class Sweep:
     clock: Clock
     entropy: Entropy
     policy: RetryPolicy
+    let_in: Callable[[str], Awaitable[None]] = nobody
     suspects: dict[str, Lease] = field(default_factory=dict)
     """Leases that had lapsed at the last sweep. A machine that wakes from sleep finds all of them lapsed, its
     own included; only one that its worker has not renewed by the next sweep is lost."""
@@ -70,6 +72,7 @@ class Sweep:
         log.warning("worker of job %s (attempt %d) is lost", job.job_id, job.attempt)
         await self.agent.reap(self.workspaces.root(job.job_id, job.attempt))
         await ring(self.queue, change.rings)
+        await self.let_in(job.owner)
 
     async def _ring_lost_bells(self) -> None:
         now = self.clock.now()

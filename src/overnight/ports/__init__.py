@@ -16,6 +16,7 @@ from overnight.ports.archives import (
     StoredArchive,
     whole,
 )
+from overnight.ports.owners import Books, Owners
 from overnight.ports.queue import Bell, Queue, Subscription, Wakeups
 from overnight.ports.store import (
     Created,
@@ -41,6 +42,7 @@ __all__ = [
     "ArchiveStore",
     "ArchiveTooLarge",
     "Bell",
+    "Books",
     "Clock",
     "Created",
     "Entropy",
@@ -51,6 +53,7 @@ __all__ = [
     "KeyStore",
     "ListedArchive",
     "Owner",
+    "Owners",
     "Page",
     "Queue",
     "Receipt",

@@ -39,7 +39,8 @@ class Workspace:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOrder:
     """All that the agent needs for one attempt. `prompt` is final (a continuation has been put into words);
-    `spent_usd` is what earlier attempts of the job cost."""
+    `spent_usd` is what earlier attempts of the job cost. `owner`, `daily_budget_usd` (of all jobs of the owner) and
+    `models` (none named: all) are the job's."""
 
     job_id: str
     attempt: int
@@ -48,6 +49,9 @@ class RunOrder:
     request: JobRequest
     workspace: Workspace
     spent_usd: float = 0.0
+    owner: str = ""
+    daily_budget_usd: float | None = None
+    models: tuple[str, ...] = ()
 
 
 class Stop(Protocol):

@@ -6,8 +6,9 @@ import json
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,12 +19,14 @@ from overnight.adapters.roster import FileRoster, worker_name
 from overnight.adapters.sqlite.database import Database, open_database
 from overnight.adapters.sqlite.index import SqliteIndex
 from overnight.adapters.sqlite.keys import SqliteKeys
+from overnight.adapters.sqlite.owners import SqliteOwners
 from overnight.adapters.sqlite.queue import SqliteQueue
 from overnight.adapters.sqlite.store import SqliteStore
 from overnight.adapters.sqlite.wakeups import DatagramWakeups, open_wakeups
 from overnight.adapters.system import FreeSpace, SystemClock, SystemEntropy
 from overnight.adapters.webhooks import WebhookSender
-from overnight.agent.run import ClaudeAgent, claude_agent
+from overnight.agent.grants import Allowance
+from overnight.agent.run import Allow, ClaudeAgent, claude_agent
 from overnight.api.app import close_streams, create_app
 from overnight.api.parts import ApiParts, Limits, Readiness
 from overnight.archive import Caps, Profile, remove_tree
@@ -31,14 +34,15 @@ from overnight.domain.redaction import Redactor
 from overnight.domain.signature import parse_secret
 from overnight.flows.housekeeping import Housekeeping
 from overnight.flows.kept_here import KeptHere
-from overnight.flows.keyring import KeyRing
+from overnight.flows.keyring import CACHE_SECONDS, KeyRing
 from overnight.flows.lease import Holder
+from overnight.flows.limits import BOOKS_SECONDS, Budgets, let_in
 from overnight.flows.notify import Notifier
 from overnight.flows.retention import Retention
 from overnight.flows.run_job import Runner
 from overnight.flows.sweep import Sweep
 from overnight.flows.workspace import Workspaces
-from overnight.ports import ArchiveStore
+from overnight.ports import ArchiveStore, RunOrder
 from overnight.rehearsal import serve_rehearsal
 from overnight.serving import listen, serving, url_of
 from overnight.settings import Settings, SettingsError
@@ -66,6 +70,8 @@ class Base:
     database: Database
     store: SqliteStore
     index: SqliteIndex
+    owners: SqliteOwners
+    budgets: Budgets
     queue: SqliteQueue
     wakeups: DatagramWakeups
     archives: ArchiveStore
@@ -97,14 +103,17 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running_service(settings: Settings, *, recorded: bool = True) -> AsyncIterator[Running]:
+async def running_service(
+    settings: Settings, *, recorded: bool = True, redactor: Redactor | None = None
+) -> AsyncIterator[Running]:
     """The API and a worker, in this process. Leaving the block hands running jobs back first.
 
-    `recorded` lets the command line find it by `service.json` in the data directory, while it lasts.
+    `recorded` lets the command line find it by `service.json` in the data directory, while it lasts. `redactor` is the
+    one that the log has too: it learns the secrets of keys.
     Raises SettingsError, StorageError, IsolationUnavailable, and OSError if the port is taken.
     """
     async with contextlib.AsyncExitStack() as stack:
-        base = await stack.enter_async_context(_base(settings))
+        base = await stack.enter_async_context(_base(settings, redactor))
         await _refuse_public(settings, base.keys)
         listener = listen(settings.host, settings.port)
         stack.callback(listener.close)
@@ -121,10 +130,10 @@ async def running_service(settings: Settings, *, recorded: bool = True) -> Async
 
 
 @contextlib.asynccontextmanager
-async def running_worker(settings: Settings) -> AsyncIterator[Running]:
+async def running_worker(settings: Settings, *, redactor: Redactor | None = None) -> AsyncIterator[Running]:
     """A worker alone, for the jobs in the data directory of a service on this machine."""
     async with contextlib.AsyncExitStack() as stack:
-        base = await stack.enter_async_context(_base(settings))
+        base = await stack.enter_async_context(_base(settings, redactor))
         agent, upstream = await _agent(stack, base)
         running = Running("", _banner(settings, agent, upstream))
         await stack.enter_async_context(_working(base, agent, running))
@@ -132,9 +141,10 @@ async def running_worker(settings: Settings) -> AsyncIterator[Running]:
 
 
 @contextlib.asynccontextmanager
-async def _base(settings: Settings) -> AsyncIterator[Base]:
+async def _base(settings: Settings, redactor: Redactor | None) -> AsyncIterator[Base]:
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     clock, entropy, host = SystemClock(), SystemEntropy(), socket.gethostname()
+    redactor = redactor or redactor_of(settings)
     worker = worker_name(host, os.getpid(), entropy.session_id()[:8])
     async with (
         open_database(settings.data) as database,
@@ -143,22 +153,27 @@ async def _base(settings: Settings) -> AsyncIterator[Base]:
     ):
         with contextlib.closing(FileRoster(settings.data, host)) as roster:
             roster.enroll(worker)
+            owners = SqliteOwners(database)
+            keys = KeyRing(SqliteKeys(database), clock, learn=partial(redactor.learn, "webhook_secret"))
+            await keys.refresh()
             with _scratch(settings.data / "scratch", worker, roster) as scratch:
                 yield Base(
                     settings=settings,
-                    redactor=redactor_of(settings),
+                    redactor=redactor,
                     worker=worker,
                     scratch=scratch,
                     database=database,
                     store=SqliteStore(database, wakeups, clock),
                     index=SqliteIndex(database),
+                    owners=owners,
+                    budgets=Budgets(owners, clock),
                     queue=SqliteQueue(database, wakeups, clock, entropy),
                     wakeups=wakeups,
                     archives=archives,
                     roster=roster,
                     clock=clock,
                     entropy=entropy,
-                    keys=KeyRing(SqliteKeys(database), clock),
+                    keys=keys,
                 )
 
 
@@ -186,8 +201,20 @@ async def _agent(stack: contextlib.AsyncExitStack, base: Base) -> tuple[ClaudeAg
             update={"anthropic_base_url": url, "anthropic_api_key": SecretStr("rehearsal")}
         )
         upstream = f"{url} (rehearsal: no key, no cost, no model)"
-    agent = await stack.enter_async_context(claude_agent(settings, clock=base.clock, entropy=base.entropy))
-    return agent, upstream
+    opened = claude_agent(settings, clock=base.clock, entropy=base.entropy, allow=_allowing(base.budgets))
+    return await stack.enter_async_context(opened), upstream
+
+
+def _allowing(budgets: Budgets) -> Allow:
+    """What a run may use at the gateway is what its job's key allows."""
+
+    @contextlib.asynccontextmanager
+    async def allow(order: RunOrder) -> AsyncIterator[Allowance]:
+        async with budgets.opened(order) as left:
+            models = frozenset(order.models) if order.models else None
+            yield Allowance(models=models, daily_usd=order.daily_budget_usd, budget_left=left)
+
+    return allow
 
 
 @contextlib.asynccontextmanager
@@ -217,6 +244,11 @@ async def _working(base: Base, agent: ClaudeAgent, running: Running) -> AsyncIte
         tasks.create_task(every(pause, sweep.once, what="the sweep", leaving=leaving))
         tidy = _housekeeping(base).once
         tasks.create_task(every(HOUSEKEEPING_PAUSE, tidy, what="the housekeeping", leaving=leaving))
+        for seconds, read, what in (
+            (BOOKS_SECONDS, base.budgets.refresh, "the reading of the books"),
+            (CACHE_SECONDS, base.keys.refresh, "the reading of the keys"),
+        ):
+            tasks.create_task(every(seconds, read, what=what, leaving=leaving))
         loop = tasks.create_task(_work(base, agent, runner, leaving))
         try:
             yield
@@ -254,7 +286,12 @@ def _runner(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Runner:
         fail_too_large=settings.archive_too_large == "fail",
         checkpoint_seconds=settings.checkpoint_seconds,
         archives_are_shared=chosen_archives(settings) != "directory",
+        let_in=_letting_in(base),
     )
+
+
+def _letting_in(base: Base) -> Callable[[str], Awaitable[None]]:
+    return partial(let_in, owners=base.owners, store=base.store, queue=base.queue, clock=base.clock)
 
 
 def _sweep(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Sweep:
@@ -268,6 +305,7 @@ def _sweep(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Sweep:
         clock=base.clock,
         entropy=base.entropy,
         policy=base.settings.retry_policy,
+        let_in=_letting_in(base),
     )
 
 

@@ -177,3 +177,20 @@ async def test_the_poison_works_where_the_operator_lets_it(start: Any, canary: A
     )
     job = await service.run(NEXT, session_id=SESSION)
     assert "ran-hook-project" in await names_in_archive(service, job["session_id"])
+
+
+async def test_the_same_hooks_do_run_where_the_operator_loads_the_projects_settings(start: Any) -> None:
+    """The control: it is our options that keep them from running, not a mistake in the poison."""
+    service = await start("namespace", OVERNIGHT_SETTING_SOURCES="project")
+    acting = json.loads(settings("project", "")) | {"env": {"POISONED": "project"}, "permissions": {}}
+    del acting["apiKeyHelper"]  # it would take the place of the run's token
+    files = {".claude/settings.json": json.dumps(acting)}
+    answer = await service.client.put(
+        f"/sessions/{SESSION}/archive",
+        content=zip_of(files),
+        headers={"content-type": "application/zip"},
+    )
+    assert answer.status_code == 201, answer.text
+    job = await service.run(NEXT, session_id=SESSION)
+    assert "ran-hook-project" in await names_in_archive(service, job["session_id"])
+    assert "POISONED=project" in await service.tool_results(job["job_id"])
