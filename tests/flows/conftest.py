@@ -116,6 +116,7 @@ class World:
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     retention_policy: RetentionPolicy = field(default_factory=RetentionPolicy)
     refuse_secrets: bool = False
+    fail_too_large: bool = False
     redactor: Redactor = field(default_factory=Redactor)
 
     def __post_init__(self) -> None:
@@ -144,6 +145,7 @@ class World:
             redactor=self.redactor,
             retention=self.retention(),
             lease_seconds=15.0,
+            fail_too_large=self.fail_too_large,
             save_delays=(0.0, 0.0),
         )
 

@@ -12,10 +12,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
-from obstore.store import ClientConfig, RetryConfig, S3Config, S3Store
+from obstore.store import S3Store
 
 from overnight.archive.durable import whole_file
 from overnight.archive.names import check_name, check_prefix
@@ -29,6 +30,9 @@ from overnight.ports import (
     whole,
 )
 
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig, S3Config
+
 PART = 8 << 20
 """Bytes of one part of an upload, and the most that goes up in one request. S3 takes 10,000 parts: 80 GB."""
 PARTS_IN_FLIGHT = 2
@@ -36,6 +40,7 @@ _PIECE = 1 << 20
 _SHA256 = "sha256"
 
 _CODE = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
+_STATUS = re.compile(r"status code: ([1-5][0-9]{2})")
 _REMEDIES = {
     "NoSuchBucket": "Make the bucket, or correct OVERNIGHT_S3_BUCKET.",
     "AccessDenied": "Allow the key s3:GetObject, s3:PutObject and s3:DeleteObject on the objects, and s3:ListBucket "
@@ -287,5 +292,7 @@ def _meaning(error: Exception) -> Exception:
         code = "AccessDenied"
     if code in _REMEDIES:
         return ArchiveDenied(f"The bucket of the archives refused ({code}). {_REMEDIES[code]}")
-    said = f"answered {code}" if code else "could not be reached, or broke off"
-    return OSError(errno.EIO, f"The bucket of the archives {said}; it can be tried again")
+    status = _STATUS.search(str(error))
+    said = code or (status and status[1])
+    what = f"answered {said}" if said else "could not be reached, or broke off"
+    return OSError(errno.EIO, f"The bucket of the archives {what}; it can be tried again")

@@ -37,6 +37,8 @@ from overnight.flows.workspace import Saved, SecretsInArchive, Workspaces, Works
 from overnight.ports import (
     Agent,
     ArchiveConflict,
+    ArchiveDenied,
+    ArchiveTooLarge,
     Bell,
     Clock,
     Entropy,
@@ -56,6 +58,10 @@ OWNER_BUSY_SECONDS = 2.0
 """Until a job is tried again whose owner has as many running as its key allows. The sweep may be faster."""
 
 
+class _TooLarge(Exception):
+    """The workspace is kept on disk, and the operator wants such a job to fail."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runner:
     """What a worker needs to run jobs. `worker` is its name in leases."""
@@ -72,6 +78,7 @@ class Runner:
     redactor: Redactor
     retention: Retention
     lease_seconds: float
+    fail_too_large: bool = False
     save_delays: tuple[float, ...] = SAVE_DELAYS
 
     async def run(self, bell: Bell, *, leaving: asyncio.Event) -> None:
@@ -124,7 +131,10 @@ class Runner:
                 return
             if await self._went_back(job, outcome):
                 return
-            saved = await self._save(job, session, outcome, events) if worth_saving else None
+            try:
+                saved = await self._save(job, session, outcome, events) if worth_saving else None
+            except _TooLarge:
+                saved, outcome = None, _failed_as_too_large(outcome)
             await self._finish(job, outcome, saved)
         await self.workspaces.discard(job)
         await self.retention.tidy(job.session_id)
@@ -199,6 +209,13 @@ class Runner:
                 _tell_secrets(secrets.scan, events)
                 told = {"reason": "secrets"}
                 break
+            except ArchiveTooLarge as large:
+                told = {"reason": "too_large", "limit": large.limit}
+                break
+            except ArchiveDenied:
+                log.exception("the store refuses the workspace of job %s", job.job_id)
+                told = {"reason": "denied"}
+                break
             except OSError:
                 log.exception("could not save the workspace of job %s", job.job_id)
                 if delay is not None:
@@ -211,6 +228,8 @@ class Runner:
         place = await self.workspaces.set_aside(job)
         events.emit("workspace.not_saved", {"kept_in": place.name} | told)
         await events.flush()
+        if self.fail_too_large and told.get("reason") == "too_large":
+            raise _TooLarge
         return None
 
     async def _finish(self, job: Job, outcome: Outcome, saved: Saved | None) -> None:
@@ -266,6 +285,13 @@ def _without_secrets(outcome: Outcome, redactor: Redactor) -> Outcome:
     )
 
 
+def _failed_as_too_large(outcome: Outcome) -> Outcome:
+    """Also of a job that had failed, whose own reason is the better one."""
+    if outcome.ending is not Ending.DONE:
+        return outcome
+    return replace(outcome, ending=Ending.FAILED, code=ErrorCode.STORAGE, message=_LARGER_THAN_STORE)
+
+
 def _judged(outcome: Outcome, reason: StopReason | None, timeout_seconds: float) -> Outcome:
     """What an interruption means, now that it is known who asked for it."""
     if outcome.ending is not Ending.INTERRUPTED:
@@ -309,6 +335,11 @@ def _tell_secrets(scan: Scan, events: EventLog) -> None:
 _NOT_PREPARED = (
     "The worker could not prepare the workspace (a storage error; its log says which). The session is as it was. "
     "Check free disk space and permissions of the data directory, then send the job again."
+)
+_LARGER_THAN_STORE = (
+    "The run ended well, but its files are more than the archive store takes in one archive. They are kept on the "
+    "worker's disk (the event `workspace.not_saved` says where); the session is as it was before. Raise the store's "
+    "limit or exclude more from archives, then send the job again."
 )
 _BROKE = (
     "The worker met an error of its own while it ran the agent; its log has the details. The files are kept. "
