@@ -139,7 +139,7 @@ class TestWholeOrNotAtAll:
     async def test_a_download_that_breaks_off_leaves_nothing(self, tmp_path: Path) -> None:
         with answering(200, b"half", claimed=8) as url:
             store = s3_archives(bucket_at(url, "bucket"))
-            with pytest.raises(OSError, match=r"broke off|bytes instead of"):
+            with pytest.raises(OSError, match="broke off"):
                 await store.fetch(NAME, tmp_path / "t")
         assert left_in(tmp_path) == []
 

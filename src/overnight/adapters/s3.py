@@ -44,7 +44,7 @@ _STATUS = re.compile(r"status code: ([1-5][0-9]{2})")
 _REMEDIES = {
     "NoSuchBucket": "Make the bucket, or correct OVERNIGHT_S3_BUCKET.",
     "AccessDenied": "Allow the key s3:GetObject, s3:PutObject and s3:DeleteObject on the objects, and s3:ListBucket "
-    "on the bucket (docs/archives.md).",
+    "on the bucket (docs/archives-s3.md).",
     "InvalidAccessKeyId": "Correct AWS_ACCESS_KEY_ID.",
     "SignatureDoesNotMatch": "Correct AWS_SECRET_ACCESS_KEY.",
     "ExpiredToken": "Renew the credentials, with AWS_SESSION_TOKEN.",
@@ -122,7 +122,6 @@ class S3Archives:
                 async for piece in found.stream(min_chunk_size=_PIECE):
                     await asyncio.to_thread(digest.update, piece)
                     size += await asyncio.to_thread(copy.write, piece)
-                _check_whole(name, size, found.meta["size"])
                 _check_digest(name, digest.hexdigest(), found.attributes.get(_SHA256))
         except (BaseError, FileNotFoundError) as error:
             raise _meaning(error) from None
@@ -269,11 +268,6 @@ def _measure(path: Path) -> tuple[int, str]:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return file.tell(), sha256
-
-
-def _check_whole(name: str, size: int, expected: int) -> None:
-    if size != expected:
-        raise OSError(errno.EIO, f"The archive came with {size} bytes instead of {expected}", name)
 
 
 def _check_digest(name: str, sha256: str, expected: str | None) -> None:
