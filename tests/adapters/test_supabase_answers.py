@@ -1,6 +1,8 @@
 """What answers of Supabase Storage mean, and what is sent to it: all that needs no server."""
 
 import json
+import textwrap
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -116,3 +118,10 @@ def test_the_sql_names_the_bucket_and_the_folder_of_the_settings() -> None:
     assert sql.count("create policy") == 4
     assert sql.count("bucket_id = 'zips' and (storage.foldername(name))[1] = 'it''s'") == 5
     assert "('zips'," not in sql.replace("values ('zips', 'zips', false", "")
+
+
+def test_the_page_has_the_sql_as_doctor_prints_it() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "archives.md").read_text()
+    bucket, *rights = policies(Access(url="http://localhost", key="k")).split("create policy")
+    assert textwrap.indent(bucket.rstrip(), "   ") in page
+    assert "create policy".join(["", *rights]) in page

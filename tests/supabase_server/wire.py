@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from overnight.serving import listen, url_of
 
 BLOCK = 64 * 1024
+SHORTEST_SLEEP = 0.005
 
 
 @dataclass
@@ -26,10 +27,16 @@ class Wire:
     cuts_up: list[int] = field(default_factory=list)
     cuts_down: list[int] = field(default_factory=list)
     uplink: float | None = None
+    _due: float = 0.0
 
     async def rest(self, size: int) -> None:
-        if self.uplink is not None:
-            await asyncio.sleep(size / self.uplink)
+        """As long as the block takes on the line. What is too short to sleep for is made up for later."""
+        if self.uplink is None:
+            return
+        now = asyncio.get_running_loop().time()
+        self._due = max(self._due, now) + size / self.uplink
+        if self._due - now > SHORTEST_SLEEP:
+            await asyncio.sleep(self._due - now)
 
 
 @asynccontextmanager
@@ -42,7 +49,7 @@ async def wired(server: str) -> AsyncIterator[Wire]:
         far_reader, far_writer = await asyncio.open_connection(target.hostname, target.port)
         both = asyncio.gather(_up(wire, reader, far_writer), _down(wire, far_reader, writer))
         try:
-            with suppress(_Cut, OSError):
+            with suppress(_Cut, OSError, asyncio.CancelledError):
                 await both
         finally:
             both.cancel()
