@@ -27,6 +27,8 @@ SECRETS = (
     "SUPABASE_SECRET_KEY",
     "SUPABASE_SERVICE_ROLE_KEY",
     "SUPABASE_ANON_KEY",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
 )
 """Variables that are taken out of the process's environment once they are read."""
 
@@ -200,6 +202,41 @@ class Settings(BaseSettings):
         "claude-code",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
         description="Folder of the bucket that archives are kept in, for one installation alone.",
+    )
+    s3_bucket: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$",
+        description="A bucket, of Amazon S3 or of another store that speaks S3, that archives are kept in "
+        "(docs/archives-s3.md).",
+    )
+    s3_prefix: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$",
+        max_length=200,
+        description="Folder of the bucket that archives are kept in, for one installation alone.",
+    )
+    s3_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[A-Za-z0-9.:\[\]/_-]+$",
+        description="URL of a store that is not Amazon's.",
+    )
+    s3_region: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9-]+$",
+        description="The bucket's region; otherwise AWS_REGION, or `us-east-1`.",
+    )
+    aws_access_key_id: str | None = Field(
+        None,
+        validation_alias=AliasChoices("AWS_ACCESS_KEY_ID"),
+        description="The bucket's key. Without one, the credentials of the machine (EC2, ECS, EKS) are used.",
+    )
+    aws_secret_access_key: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("AWS_SECRET_ACCESS_KEY"), description="Its secret part."
+    )
+    aws_session_token: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("AWS_SESSION_TOKEN"),
+        description="What belongs to a key that is valid for a time.",
     )
     archive_exclude: Annotated[tuple[str, ...], NoDecode] = Field(
         (".git", "node_modules", ".cache", "dist"), description="Names left out of archives, comma separated."

@@ -12,10 +12,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
-from obstore.store import ClientConfig, RetryConfig, S3Config, S3Store
+from obstore.store import S3Store
 
 from overnight.archive.durable import whole_file
 from overnight.archive.names import check_name, check_prefix
@@ -29,6 +30,9 @@ from overnight.ports import (
     whole,
 )
 
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig, S3Config
+
 PART = 8 << 20
 """Bytes of one part of an upload, and the most that goes up in one request. S3 takes 10,000 parts: 80 GB."""
 PARTS_IN_FLIGHT = 2
@@ -36,10 +40,11 @@ _PIECE = 1 << 20
 _SHA256 = "sha256"
 
 _CODE = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
+_STATUS = re.compile(r"status code: ([1-5][0-9]{2})")
 _REMEDIES = {
     "NoSuchBucket": "Make the bucket, or correct OVERNIGHT_S3_BUCKET.",
     "AccessDenied": "Allow the key s3:GetObject, s3:PutObject and s3:DeleteObject on the objects, and s3:ListBucket "
-    "on the bucket (docs/archives.md).",
+    "on the bucket (docs/archives-s3.md).",
     "InvalidAccessKeyId": "Correct AWS_ACCESS_KEY_ID.",
     "SignatureDoesNotMatch": "Correct AWS_SECRET_ACCESS_KEY.",
     "ExpiredToken": "Renew the credentials, with AWS_SESSION_TOKEN.",
@@ -117,7 +122,6 @@ class S3Archives:
                 async for piece in found.stream(min_chunk_size=_PIECE):
                     await asyncio.to_thread(digest.update, piece)
                     size += await asyncio.to_thread(copy.write, piece)
-                _check_whole(name, size, found.meta["size"])
                 _check_digest(name, digest.hexdigest(), found.attributes.get(_SHA256))
         except (BaseError, FileNotFoundError) as error:
             raise _meaning(error) from None
@@ -266,11 +270,6 @@ def _measure(path: Path) -> tuple[int, str]:
         return file.tell(), sha256
 
 
-def _check_whole(name: str, size: int, expected: int) -> None:
-    if size != expected:
-        raise OSError(errno.EIO, f"The archive came with {size} bytes instead of {expected}", name)
-
-
 def _check_digest(name: str, sha256: str, expected: str | None) -> None:
     if expected not in {None, sha256}:
         raise OSError(errno.EIO, "The archive no longer has the checksum it was stored with", name)
@@ -287,5 +286,7 @@ def _meaning(error: Exception) -> Exception:
         code = "AccessDenied"
     if code in _REMEDIES:
         return ArchiveDenied(f"The bucket of the archives refused ({code}). {_REMEDIES[code]}")
-    said = f"answered {code}" if code else "could not be reached, or broke off"
-    return OSError(errno.EIO, f"The bucket of the archives {said}; it can be tried again")
+    status = _STATUS.search(str(error))
+    said = code or (status and status[1])
+    what = f"answered {said}" if said else "could not be reached, or broke off"
+    return OSError(errno.EIO, f"The bucket of the archives {what}; it can be tried again")

@@ -32,7 +32,6 @@ from overnight.api.parts import ApiParts, Limits, Readiness
 from overnight.archive import Caps, Profile, remove_tree
 from overnight.domain.redaction import Redactor
 from overnight.domain.signature import parse_secret
-from overnight.flows.housekeeping import Housekeeping
 from overnight.flows.kept_here import KeptHere
 from overnight.flows.keyring import CACHE_SECONDS, KeyRing
 from overnight.flows.lease import Holder
@@ -48,6 +47,7 @@ from overnight.serving import listen, serving, url_of
 from overnight.settings import Settings, SettingsError
 from overnight.wiring.archives import chosen_archives, opened_archives
 from overnight.wiring.secrets import redactor_of, webhook_secret
+from overnight.wiring.upkeep import HOUSEKEEPING_PAUSE, housekeeping_of, retention_of
 from overnight.worker.loop import every, work
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,6 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 OWN_NAMES = ("127.0.0.1", "[::1]", "localhost")
 LONGEST_SWEEP_PAUSE = 1.0
 """A lapsed lease is seen by one sweep and taken back by the next: a lost job runs again two seconds later."""
-HOUSEKEEPING_PAUSE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,13 +241,13 @@ async def _working(base: Base, agent: ClaudeAgent, running: Running) -> AsyncIte
         pause = min(settings.lease_seconds / 3, LONGEST_SWEEP_PAUSE)
         leaving = running.leaving
         tasks.create_task(every(pause, sweep.once, what="the sweep", leaving=leaving))
-        tidy = _housekeeping(base).once
-        tasks.create_task(every(HOUSEKEEPING_PAUSE, tidy, what="the housekeeping", leaving=leaving))
         for seconds, read, what in (
             (BOOKS_SECONDS, base.budgets.refresh, "the reading of the books"),
             (CACHE_SECONDS, base.keys.refresh, "the reading of the keys"),
         ):
             tasks.create_task(every(seconds, read, what=what, leaving=leaving))
+        kept = housekeeping_of(settings, base.store, base.index, base.archives, _retention(base))
+        tasks.create_task(every(HOUSEKEEPING_PAUSE, kept.once, what="the housekeeping", leaving=leaving))
         loop = tasks.create_task(_work(base, agent, runner, leaving))
         try:
             yield
@@ -309,23 +308,8 @@ def _sweep(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Sweep:
     )
 
 
-def _housekeeping(base: Base) -> Housekeeping:
-    return Housekeeping(
-        store=base.store,
-        index=base.index,
-        archives=base.archives,
-        kept=KeptHere(base.settings.data),
-        retention=_retention(base),
-    )
-
-
 def _retention(base: Base) -> Retention:
-    return Retention(
-        store=base.store,
-        archives=base.archives,
-        clock=base.clock,
-        policy=base.settings.retention_policy,
-    )
+    return retention_of(base.settings, base.store, base.archives, base.clock)
 
 
 def _notifier(base: Base) -> Notifier:
@@ -430,19 +414,6 @@ def _allowed_hosts(settings: Settings) -> Sequence[str]:
     if settings.allowed_hosts:
         return (*OWN_NAMES, *settings.allowed_hosts)
     return OWN_NAMES if settings.host in LOOPBACK else ("*",)
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedKeys:
-    store: SqliteKeys
-    clock: SystemClock
-
-
-@contextlib.asynccontextmanager
-async def opened_keys(settings: Settings) -> AsyncIterator[OpenedKeys]:
-    """The keys of the data directory, whether a service runs on it or not. Raises StorageError, OSError."""
-    async with open_database(settings.data) as database:
-        yield OpenedKeys(SqliteKeys(database), SystemClock())
 
 
 def _banner(settings: Settings, agent: ClaudeAgent, upstream: str) -> tuple[str, ...]:
