@@ -20,12 +20,14 @@ from overnight.domain.outcome import Ending, Outcome
 from overnight.domain.redaction import Redactor
 from overnight.domain.retention import RetentionPolicy
 from overnight.domain.retry import RetryPolicy
+from overnight.flows.bells import ring
+from overnight.flows.finishing import Finisher
 from overnight.flows.housekeeping import Housekeeping
 from overnight.flows.kept_here import KeptHere
 from overnight.flows.lease import Holder
 from overnight.flows.limits import let_in
 from overnight.flows.retention import Retention
-from overnight.flows.run_job import Runner, ring
+from overnight.flows.run_job import Runner
 from overnight.flows.sweep import Sweep
 from overnight.flows.workspace import Workspaces
 from overnight.ports import Bell, Owner, RunOrder, Slot, Stop
@@ -158,23 +160,34 @@ class World:
         )
 
     def runner(self, worker: str = "worker-1", *, workspaces: Workspaces | None = None) -> Runner:
+        workspaces = workspaces or self.workspaces
         return Runner(
             worker=worker,
             store=self.store,
             queue=self.queue,
             agent=self.agent,
-            workspaces=workspaces or self.workspaces,
+            workspaces=workspaces,
             holder=Holder(self.store, self.wakeups, self.clock, 15.0),
             clock=self.clock,
             entropy=self.entropy,
             policy=self.policy,
             redactor=self.redactor,
+            finisher=self.finisher(workspaces),
             retention=self.retention(),
             lease_seconds=15.0,
-            fail_too_large=self.fail_too_large,
             checkpoint_seconds=self.checkpoint_seconds,
             archives_are_shared=self.archives_are_shared,
             let_in=self.let_in,
+        )
+
+    def finisher(self, workspaces: Workspaces) -> Finisher:
+        return Finisher(
+            store=self.store,
+            queue=self.queue,
+            workspaces=workspaces,
+            clock=self.clock,
+            entropy=self.entropy,
+            fail_too_large=self.fail_too_large,
             save_delays=(0.0, 0.0),
         )
 

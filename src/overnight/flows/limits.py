@@ -1,13 +1,13 @@
 """The limits of owners while their jobs run and wait: what a day has left, and whose turn it is."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from overnight.domain.errors import JobNotFound
 from overnight.domain.holding import release
 from overnight.domain.standing import day_of
-from overnight.flows.run_job import ring
+from overnight.flows.bells import ring
 from overnight.ports import Books, Clock, JobStore, Owners, Queue, RunOrder
 
 BOOKS_SECONDS = 2.0
@@ -17,6 +17,8 @@ LET_IN = 4
 
 Left = Callable[[float], float | None]
 """Told at every step what a run has used so far (US dollars), says how much its owner has left for it."""
+LetIn = Callable[[str], Awaitable[None]]
+"""Told of an owner of whom a job runs no longer."""
 
 
 @dataclass(slots=True, eq=False)
@@ -88,3 +90,7 @@ async def let_in(owner: str, *, owners: Owners, store: JobStore, queue: Queue, c
         except JobNotFound:
             continue  # Its session was erased meanwhile.
         await ring(queue, change.rings)
+
+
+async def nobody(_owner: str) -> None:
+    """For a store that cannot find the jobs of an owner: there they are only tried again."""

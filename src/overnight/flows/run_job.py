@@ -10,10 +10,8 @@ If the worker dies after
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from overnight.archive import ArchiveRefused
 from overnight.domain.errors import (
     BudgetExhausted,
     CancelRequested,
@@ -24,31 +22,30 @@ from overnight.domain.errors import (
     Refused,
     RoomToRun,
     SessionBusy,
-    SessionNotFound,
     TooEarly,
 )
 from overnight.domain.holding import hold
-from overnight.domain.job import Change, Job, JobRequest, Ring, Session, WaitingFor
-from overnight.domain.outcome import Ending, Outcome, failed
+from overnight.domain.job import Change, Job, JobRequest, WaitingFor
+from overnight.domain.outcome import Outcome, failed
 from overnight.domain.prompts import AS_BEFORE, AS_LEFT, AS_STORED, continuation
 from overnight.domain.redaction import Redactor
 from overnight.domain.retry import RetryPolicy
 from overnight.domain.standing import room_to_run, still_no_room
-from overnight.domain.transitions import Decide, finish, requeue, returns_at, start
+from overnight.domain.transitions import requeue, returns_at, start
+from overnight.flows.attempt import Attempt
+from overnight.flows.bells import ring
 from overnight.flows.checkpoint import Checkpoints
 from overnight.flows.event_log import EventLog
+from overnight.flows.finishing import Finisher
+from overnight.flows.judging import judged
 from overnight.flows.lease import Holder, RunStop, StopReason
+from overnight.flows.limits import LetIn, nobody
 from overnight.flows.restoring import WorkspaceUnavailable
 from overnight.flows.retention import Retention
-from overnight.flows.saving import Saved, Saving, SecretsInArchive
-from overnight.flows.telling import tell_secrets, told_ready, told_saved
-from overnight.flows.workspace import Source, Workspaces, archive_name
+from overnight.flows.telling import told_ready
+from overnight.flows.workspace import Prepared, Source, Workspaces
 from overnight.ports import (
     Agent,
-    ArchiveConflict,
-    ArchiveDenied,
-    ArchiveMissing,
-    ArchiveTooLarge,
     Bell,
     Clock,
     Entropy,
@@ -61,20 +58,8 @@ from overnight.ports import (
 
 log = logging.getLogger(__name__)
 
-SAVE_DELAYS = (1.0, 2.0, 4.0, 8.0, 15.0)
-"""Seconds between tries to save a workspace. A run is paid for: saving it is tried again, never the run."""
-
-
 OWNER_BUSY_SECONDS = 30.0
 """Until a job is tried again whose owner has as many running as its key allows, should nobody let it in before."""
-
-
-async def nobody(_owner: str) -> None:
-    """For a store that cannot find the jobs of an owner: there they are only tried again."""
-
-
-class _TooLarge(Exception):
-    """The workspace is kept on disk, and the operator wants such a job to fail."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,14 +77,13 @@ class Runner:
     entropy: Entropy
     policy: RetryPolicy
     redactor: Redactor
+    finisher: Finisher
     retention: Retention
     lease_seconds: float
-    fail_too_large: bool = False
     checkpoint_seconds: float = 0.0
     archives_are_shared: bool = False
     """Workers on other machines have the same archive store: what goes back to the queue may go on there."""
-    let_in: Callable[[str], Awaitable[None]] = nobody
-    save_delays: tuple[float, ...] = SAVE_DELAYS
+    let_in: LetIn = nobody
 
     async def run(self, bell: Bell, *, leaving: asyncio.Event) -> None:
         """Run the job that a bell rang for, if it may run now, to a final status or back to the queue.
@@ -113,7 +97,7 @@ class Runner:
         job = claimed.job
         try:
             with self.workspaces.busy():
-                await self._attempt(job, claimed.session, leaving)
+                await self._attempt(claimed, leaving)
         except* Refused:
             log.warning("attempt %d of job %s is stale: it changed nothing", job.attempt, job.job_id)
         await self.let_in(job.owner)
@@ -140,9 +124,8 @@ class Runner:
             await self._hold(bell, WaitingFor.BUDGET, at=now + spent.wait_seconds)
             return None
         except (NotRunnable, SessionBusy, JobNotFound):
-            await self.queue.ack(
-                bell
-            )  # Whoever holds the session's line rings for the next when it finishes.
+            # Whoever holds the session's line rings for the next when it finishes.
+            await self.queue.ack(bell)
             return None
         await self.queue.ack(bell)
         return claimed
@@ -160,45 +143,27 @@ class Runner:
         await ring(self.queue, held.rings)
         await self.queue.ack(bell)
 
-    async def _attempt(self, job: Job, session: Session, leaving: asyncio.Event) -> None:
+    async def _attempt(self, claimed: Change, leaving: asyncio.Event) -> None:
+        job = claimed.job
         async with self.holder.hold(job, leaving=leaving) as stop:
-            events = EventLog(self.store, self.clock, job, self.redactor)
-            checkpoints = self._checkpoints(job, session, events)
-            async with events.flowing():
-                outcome, worth_saving = await self._outcome(job, session, events, stop, checkpoints)
+            attempt = self._begun(claimed, stop)
+            async with attempt.events.flowing():
+                outcome, worth_saving = await self._outcome(attempt)
             outcome = self.redactor.outcome(outcome)
             if stop.reason is StopReason.LOST:
                 return
-            if await self._went_back(job, outcome, checkpoints if worth_saving else None):
+            if await self._went_back(attempt, outcome, worth_saving=worth_saving):
                 return
-            saving = self.workspaces.saving(job, session, _cost(session, outcome)) if worth_saving else None
-            try:
-                saved = await self._end(job, session, outcome, events, saving)
-            except Refused:
-                await self._retract(job)
-                raise
+            saved = await self.finisher.end(attempt, outcome, worth_saving=worth_saving)
         await self.workspaces.discard(job)
         if saved is not None:
-            await checkpoints.drop()
+            await attempt.checkpoints.drop()
         await self.retention.tidy(job.session_id)
 
-    async def _end(
-        self, job: Job, session: Session, outcome: Outcome, events: EventLog, saving: Saving | None
-    ) -> Saved | None:
-        """Save, then finish: the session's pointer moves with the job's final status."""
-        saved = None
-        if saving is not None:
-            try:
-                saved = await self._save(job, saving, events)
-            except _TooLarge:
-                outcome = _failed_as_too_large(outcome)
-        with self.workspaces.settling(session.session_id):
-            session = await self._finish(job, outcome, saved)
-            await self._keep(job, session, saved)
-        return saved
-
-    def _checkpoints(self, job: Job, session: Session, events: EventLog) -> Checkpoints:
-        return Checkpoints(
+    def _begun(self, claimed: Change, stop: RunStop) -> Attempt:
+        job, session = claimed.job, claimed.session
+        events = EventLog(self.store, self.clock, job, self.redactor)
+        checkpoints = Checkpoints(
             store=self.store,
             workspaces=self.workspaces,
             clock=self.clock,
@@ -207,49 +172,29 @@ class Runner:
             events=events,
             seconds=self.checkpoint_seconds,
         )
+        return Attempt(job=job, session=session, stop=stop, events=events, checkpoints=checkpoints)
 
-    async def _outcome(
-        self, job: Job, session: Session, events: EventLog, stop: RunStop, checkpoints: Checkpoints
-    ) -> tuple[Outcome, bool]:
+    async def _outcome(self, attempt: Attempt) -> tuple[Outcome, bool]:
         """How the attempt ended, and whether its workspace holds anything to save."""
         try:
             async with self.agent.slot() as slot:
-                return await self._in_slot(slot, job, session, events, stop, checkpoints), True
+                return await self._in_slot(slot, attempt), True
         except WorkspaceUnavailable as unavailable:
             return failed(unavailable.code, unavailable.message), False
         except (OSError, StorageError):
-            log.exception("could not prepare the workspace of job %s", job.job_id)
+            log.exception("could not prepare the workspace of job %s", attempt.job.job_id)
             return failed(ErrorCode.STORAGE, _NOT_PREPARED), False
 
-    async def _in_slot(
-        self,
-        slot: Slot,
-        job: Job,
-        session: Session,
-        events: EventLog,
-        stop: RunStop,
-        checkpoints: Checkpoints,
-    ) -> Outcome:
+    async def _in_slot(self, slot: Slot, attempt: Attempt) -> Outcome:
         """Raises WorkspaceUnavailable, OSError and StorageError before the run, and nothing after."""
+        job = attempt.job
         request = await self.store.request(job.job_id)
         for root in self.workspaces.earlier(job):
             await self.agent.reap(root)
-        prepared = await self.workspaces.prepare(job, session, slot.owner)
-        events.emit("workspace.ready", told_ready(prepared))
-        order = RunOrder(
-            job_id=job.job_id,
-            attempt=job.attempt,
-            session_id=job.session_id,
-            prompt=_prompt(request, job, prepared.source),
-            request=request,
-            workspace=prepared.workspace,
-            spent_usd=job.cost_usd,
-            owner=job.owner,
-            daily_budget_usd=job.daily_budget_usd,
-            models=job.models,
-        )
-        async with checkpoints.flowing():
-            return await self._run_agent(order, events, stop)
+        prepared = await self.workspaces.prepare(job, attempt.session, slot.owner)
+        attempt.events.emit("workspace.ready", told_ready(prepared))
+        async with attempt.checkpoints.flowing():
+            return await self._run_agent(_order(job, request, prepared), attempt.events, attempt.stop)
 
     async def _run_agent(self, order: RunOrder, events: EventLog, stop: RunStop) -> Outcome:
         timer = asyncio.get_running_loop().call_later(
@@ -263,20 +208,21 @@ class Runner:
             return failed(ErrorCode.INTERNAL, _BROKE)
         finally:
             timer.cancel()
-        return _judged(outcome, stop.reason, order.request.timeout_seconds)
+        return judged(outcome, stop.reason, order.request.timeout_seconds)
 
-    async def _went_back(self, job: Job, outcome: Outcome, checkpoints: Checkpoints | None) -> bool:
+    async def _went_back(self, attempt: Attempt, outcome: Outcome, *, worth_saving: bool) -> bool:
         """Put the job back in the queue if it has another attempt.
 
         Its workspace stays, to go on from here, and is stored if the next attempt may be elsewhere.
         """
+        job = attempt.job
         now = self.clock.now()
         current = (await self.store.snapshot(job.job_id)).job
         at = returns_at(current, outcome, policy=self.policy, now=now, chance=self.entropy.chance())
         if at is None:
             return False
-        if checkpoints is not None and self.archives_are_shared:
-            await checkpoints.last()
+        if worth_saving and self.archives_are_shared:
+            await attempt.checkpoints.last()
         try:
             change = await self.store.change(
                 job.job_id, requeue(outcome, attempt=job.attempt, now=now, at=at)
@@ -286,104 +232,20 @@ class Runner:
         await ring(self.queue, change.rings)
         return True
 
-    async def _save(self, job: Job, saving: Saving, events: EventLog) -> Saved | None:
-        """Store the workspace; after bounded tries give up, keep it on disk and say so in an event."""
-        told: dict[str, object] = {}
-        for delay in (*self.save_delays, None):
-            try:
-                saved = await saving.store()
-            except (ArchiveConflict, ArchiveRefused):
-                log.exception("the workspace of job %s cannot be saved", job.job_id)
-                break
-            except SecretsInArchive as secrets:
-                tell_secrets(secrets.scan, events)
-                told = {"reason": "secrets"}
-                break
-            except ArchiveTooLarge as large:
-                told = {"reason": "too_large", "limit": large.limit}
-                break
-            except ArchiveDenied:
-                log.exception("the store refuses the workspace of job %s", job.job_id)
-                told = {"reason": "denied"}
-                break
-            except OSError:
-                log.exception("could not save the workspace of job %s", job.job_id)
-                if delay is not None:
-                    await asyncio.sleep(delay)
-            else:
-                tell_secrets(saved.scan, events)
-                events.emit("workspace.saved", told_saved(saved))
-                await events.flush()
-                await saving.adopt()
-                return saved
-        place = await self.workspaces.set_aside(job)
-        events.emit("workspace.not_saved", {"kept_in": place.name} | told)
-        await events.flush()
-        if self.fail_too_large and told.get("reason") == "too_large":
-            raise _TooLarge
-        return None
 
-    async def _finish(self, job: Job, outcome: Outcome, saved: Saved | None) -> Session:
-        if outcome.ending is Ending.INTERRUPTED:  # It was to go back, but a cancel came in between.
-            outcome = replace(outcome, ending=Ending.CANCELLED)
-        decide = finish(
-            outcome,
-            attempt=job.attempt,
-            now=self.clock.now(),
-            archive=saved.archive if saved else None,
-            delivery_id=self.entropy.delivery_id(),
-        )
-        change = await self._written(job.job_id, decide)
-        await ring(self.queue, change.rings)
-        if saved is not None:
-            await self._publish(job)
-        return change.session
-
-    async def _written(self, job_id: str, decide: Decide) -> Change:
-        """The outcome is worth patience: it cost money, and until it is written the job would run again."""
-        for delay in self.save_delays:
-            try:
-                return await self.store.change(job_id, decide)
-            except StorageError:
-                log.exception("could not write the outcome of job %s", job_id)
-                await asyncio.sleep(delay)
-        return await self.store.change(job_id, decide)
-
-    async def _publish(self, job: Job) -> None:
-        """Unless a later job of the session has published meanwhile."""
-        try:
-            current = await self.store.snapshot(job.job_id)
-            if current.session.archive_name == archive_name(job):
-                await self.workspaces.publish(job)
-        except (OSError, StorageError, ArchiveMissing, JobNotFound):
-            # The session's pointer has moved: the alias is a convenience, and the next job publishes it again.
-            log.exception("could not publish the archive of session %s", job.session_id)
-
-    async def _keep(self, job: Job, session: Session, saved: Saved | None) -> None:
-        """Keep the workspace for the session's next job, unless the session is gone already."""
-        if saved is None:
-            return
-        await self.workspaces.keep(job, session, saved)
-        try:
-            await self.store.session(session.session_id)
-        except SessionNotFound:
-            await self.workspaces.forget_kept(session.session_id)
-        except StorageError:
-            log.warning("could not look for session %s", session.session_id, exc_info=True)
-
-    async def _retract(self, job: Job) -> None:
-        """What a stale attempt has stored goes, unless it was this attempt that finished the job."""
-        try:
-            current = (await self.store.snapshot(job.job_id)).job
-        except (JobNotFound, StorageError):
-            return  # Who erases the session lists its archives; in doubt retention does.
-        if current.archive != archive_name(job):
-            await self.workspaces.forget(archive_name(job))
-
-
-async def ring(queue: Queue, rings: Sequence[Ring]) -> None:
-    for bell in rings:
-        await queue.send(bell.job_id, at=bell.at)
+def _order(job: Job, request: JobRequest, prepared: Prepared) -> RunOrder:
+    return RunOrder(
+        job_id=job.job_id,
+        attempt=job.attempt,
+        session_id=job.session_id,
+        prompt=_prompt(request, job, prepared.source),
+        request=request,
+        workspace=prepared.workspace,
+        spent_usd=job.cost_usd,
+        owner=job.owner,
+        daily_budget_usd=job.daily_budget_usd,
+        models=job.models,
+    )
 
 
 def _prompt(request: JobRequest, job: Job, source: Source) -> str:
@@ -396,40 +258,9 @@ def _prompt(request: JobRequest, job: Job, source: Source) -> str:
     return continuation(request.prompt, f"attempt {job.attempt - 1} did not reach its end", state)
 
 
-def _cost(session: Session, outcome: Outcome) -> float:
-    return session.cost_usd if outcome.session_cost_usd is None else outcome.session_cost_usd
-
-
-def _failed_as_too_large(outcome: Outcome) -> Outcome:
-    """Also of a job that had failed, whose own reason is the better one."""
-    if outcome.ending is not Ending.DONE:
-        return outcome
-    return replace(outcome, ending=Ending.FAILED, code=ErrorCode.STORAGE, message=_LARGER_THAN_STORE)
-
-
-def _judged(outcome: Outcome, reason: StopReason | None, timeout_seconds: float) -> Outcome:
-    """What an interruption means, now that it is known who asked for it."""
-    if outcome.ending is not Ending.INTERRUPTED:
-        return outcome
-    if reason is StopReason.CANCEL:
-        return replace(outcome, ending=Ending.CANCELLED)
-    if reason is StopReason.TIMEOUT:
-        message = (
-            f"The job was stopped after its timeout of {timeout_seconds:g} seconds. Its files and conversation up "
-            "to then are kept: send another prompt to the session, or retry the job with more time."
-        )
-        return replace(outcome, ending=Ending.FAILED, code=ErrorCode.TIMEOUT, message=message)
-    return outcome
-
-
 _NOT_PREPARED = (
     "The worker could not prepare the workspace (a storage error; its log says which). The session is as it was. "
     "Check free disk space and permissions of the data directory, then send the job again."
-)
-_LARGER_THAN_STORE = (
-    "The run ended well, but its files are more than the archive store takes in one archive. They are kept on the "
-    "worker's disk (the event `workspace.not_saved` says where); the session is as it was before. Raise the store's "
-    "limit or exclude more from archives, then send the job again."
 )
 _BROKE = (
     "The worker met an error of its own while it ran the agent; its log has the details. The files are kept. "

@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from overnight.domain.errors import ErrorCode, JobNotFound, Refused, SessionNotFound
 from overnight.domain.job import Job, Lease, Status
 from overnight.domain.retry import RetryPolicy
 from overnight.domain.transitions import lapse
-from overnight.flows.run_job import nobody, ring
+from overnight.flows.bells import ring
+from overnight.flows.limits import LetIn, nobody
 from overnight.flows.workspace import Workspaces
 from overnight.ports import Agent, Clock, Entropy, JobIndex, JobStore, Queue, Roster
 
@@ -29,7 +29,7 @@ class Sweep:
     clock: Clock
     entropy: Entropy
     policy: RetryPolicy
-    let_in: Callable[[str], Awaitable[None]] = nobody
+    let_in: LetIn = nobody
     suspects: dict[str, Lease] = field(default_factory=dict)
     """Leases that had lapsed at the last sweep. A machine that wakes from sleep finds all of them lapsed, its
     own included; only one that its worker has not renewed by the next sweep is lost."""

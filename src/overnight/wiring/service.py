@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -32,10 +32,11 @@ from overnight.api.parts import ApiParts, Limits, Readiness
 from overnight.archive import Caps, Profile, remove_tree
 from overnight.domain.redaction import Redactor
 from overnight.domain.signature import parse_secret
+from overnight.flows.finishing import Finisher
 from overnight.flows.kept_here import KeptHere
 from overnight.flows.keyring import CACHE_SECONDS, KeyRing
 from overnight.flows.lease import Holder
-from overnight.flows.limits import BOOKS_SECONDS, Budgets, let_in
+from overnight.flows.limits import BOOKS_SECONDS, Budgets, LetIn, let_in
 from overnight.flows.notify import Notifier
 from overnight.flows.retention import Retention
 from overnight.flows.run_job import Runner
@@ -280,16 +281,27 @@ def _runner(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Runner:
         entropy=base.entropy,
         policy=settings.retry_policy,
         redactor=base.redactor,
+        finisher=_finisher(base, workspaces),
         retention=_retention(base),
         lease_seconds=settings.lease_seconds,
-        fail_too_large=settings.archive_too_large == "fail",
         checkpoint_seconds=settings.checkpoint_seconds,
         archives_are_shared=chosen_archives(settings) != "directory",
         let_in=_letting_in(base),
     )
 
 
-def _letting_in(base: Base) -> Callable[[str], Awaitable[None]]:
+def _finisher(base: Base, workspaces: Workspaces) -> Finisher:
+    return Finisher(
+        store=base.store,
+        queue=base.queue,
+        workspaces=workspaces,
+        clock=base.clock,
+        entropy=base.entropy,
+        fail_too_large=base.settings.archive_too_large == "fail",
+    )
+
+
+def _letting_in(base: Base) -> LetIn:
     return partial(let_in, owners=base.owners, store=base.store, queue=base.queue, clock=base.clock)
 
 

@@ -1,0 +1,188 @@
+"""The end of an attempt that does not go back to the queue: save, finish, publish, keep.
+
+The order is the promise: the archive is in the store before the job has its final status, and the session's
+pointer moves with that status. What comes after it is a convenience, and none of it can fail the job.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass, replace
+
+from overnight.archive import ArchiveRefused
+from overnight.domain.errors import JobNotFound, Refused, SessionNotFound
+from overnight.domain.job import Change, Job, Session
+from overnight.domain.outcome import Ending, Outcome
+from overnight.domain.transitions import Decide, finish
+from overnight.flows.attempt import Attempt
+from overnight.flows.bells import ring
+from overnight.flows.judging import failed_as_too_large
+from overnight.flows.saving import Saved, Saving, SecretsInArchive
+from overnight.flows.telling import tell_secrets, told_saved
+from overnight.flows.workspace import Workspaces, archive_name
+from overnight.ports import (
+    ArchiveConflict,
+    ArchiveDenied,
+    ArchiveMissing,
+    ArchiveTooLarge,
+    Clock,
+    Entropy,
+    JobStore,
+    Queue,
+    StorageError,
+)
+
+log = logging.getLogger(__name__)
+
+SAVE_DELAYS = (1.0, 2.0, 4.0, 8.0, 15.0)
+"""Seconds between tries to save a workspace. A run is paid for: saving it is tried again, never the run."""
+
+
+class _NotSaved(Exception):
+    """The workspace could not be stored. `told` is what users may know of it."""
+
+    def __init__(self, **told: object) -> None:
+        super().__init__(told)
+        self.told = told
+
+    @property
+    def too_large(self) -> bool:
+        return self.told.get("reason") == "too_large"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finisher:
+    """`fail_too_large`: a job whose files the store does not take fails, though they are kept on disk."""
+
+    store: JobStore
+    queue: Queue
+    workspaces: Workspaces
+    clock: Clock
+    entropy: Entropy
+    fail_too_large: bool = False
+    save_delays: tuple[float, ...] = SAVE_DELAYS
+
+    async def end(self, attempt: Attempt, outcome: Outcome, *, worth_saving: bool) -> Saved | None:
+        """Raises Refused if the attempt is stale; then it has left nothing. Raises StorageError, OSError."""
+        saving = None
+        if worth_saving:
+            cost_usd = _cost(attempt.session, outcome)
+            saving = self.workspaces.saving(attempt.job, attempt.session, cost_usd)
+        try:
+            return await self._save_and_finish(attempt, outcome, saving)
+        except Refused:
+            await self._retract(attempt.job)
+            raise
+
+    async def _save_and_finish(
+        self, attempt: Attempt, outcome: Outcome, saving: Saving | None
+    ) -> Saved | None:
+        saved = None
+        if saving is not None:
+            try:
+                saved = await self._save(attempt, saving)
+            except _NotSaved as not_saved:
+                await self._set_aside(attempt, not_saved)
+                if not_saved.too_large and self.fail_too_large:
+                    outcome = failed_as_too_large(outcome)
+        with self.workspaces.settling(attempt.job.session_id):
+            session = await self._finish(attempt.job, outcome, saved)
+            await self._keep(attempt.job, session, saved)
+        return saved
+
+    async def _save(self, attempt: Attempt, saving: Saving) -> Saved:
+        saved = await self._stored(attempt, saving)
+        tell_secrets(saved.scan, attempt.events)
+        attempt.events.emit("workspace.saved", told_saved(saved))
+        await attempt.events.flush()
+        await saving.adopt()
+        return saved
+
+    async def _stored(self, attempt: Attempt, saving: Saving) -> Saved:
+        """Tried a bounded number of times. Raises _NotSaved."""
+        job_id = attempt.job.job_id
+        for delay in (*self.save_delays, None):
+            try:
+                return await saving.store()
+            except (ArchiveConflict, ArchiveRefused) as refused:
+                log.exception("the workspace of job %s cannot be saved", job_id)
+                raise _NotSaved from refused
+            except SecretsInArchive as secrets:
+                tell_secrets(secrets.scan, attempt.events)
+                raise _NotSaved(reason="secrets") from secrets
+            except ArchiveTooLarge as large:
+                raise _NotSaved(reason="too_large", limit=large.limit) from large
+            except ArchiveDenied as denied:
+                log.exception("the store refuses the workspace of job %s", job_id)
+                raise _NotSaved(reason="denied") from denied
+            except OSError:
+                log.exception("could not save the workspace of job %s", job_id)
+                if delay is not None:
+                    await asyncio.sleep(delay)
+        raise _NotSaved
+
+    async def _set_aside(self, attempt: Attempt, not_saved: _NotSaved) -> None:
+        """Keep it on disk, and say so in an event."""
+        place = await self.workspaces.set_aside(attempt.job)
+        attempt.events.emit("workspace.not_saved", {"kept_in": place.name} | not_saved.told)
+        await attempt.events.flush()
+
+    async def _finish(self, job: Job, outcome: Outcome, saved: Saved | None) -> Session:
+        if outcome.ending is Ending.INTERRUPTED:  # It was to go back, but a cancel came in between.
+            outcome = replace(outcome, ending=Ending.CANCELLED)
+        decide = finish(
+            outcome,
+            attempt=job.attempt,
+            now=self.clock.now(),
+            archive=saved.archive if saved else None,
+            delivery_id=self.entropy.delivery_id(),
+        )
+        change = await self._written(job.job_id, decide)
+        await ring(self.queue, change.rings)
+        if saved is not None:
+            await self._publish(job)
+        return change.session
+
+    async def _written(self, job_id: str, decide: Decide) -> Change:
+        """The outcome is worth patience: it cost money, and until it is written the job would run again."""
+        for delay in self.save_delays:
+            try:
+                return await self.store.change(job_id, decide)
+            except StorageError:
+                log.exception("could not write the outcome of job %s", job_id)
+                await asyncio.sleep(delay)
+        return await self.store.change(job_id, decide)
+
+    async def _publish(self, job: Job) -> None:
+        """Unless a later job of the session has published meanwhile."""
+        try:
+            current = await self.store.snapshot(job.job_id)
+            if current.session.archive_name == archive_name(job):
+                await self.workspaces.publish(job)
+        except (OSError, StorageError, ArchiveMissing, JobNotFound):
+            # The session's pointer has moved: the alias is a convenience, and the next job publishes it again.
+            log.exception("could not publish the archive of session %s", job.session_id)
+
+    async def _keep(self, job: Job, session: Session, saved: Saved | None) -> None:
+        """Keep the workspace for the session's next job, unless the session is gone already."""
+        if saved is None:
+            return
+        await self.workspaces.keep(job, session, saved)
+        try:
+            await self.store.session(session.session_id)
+        except SessionNotFound:
+            await self.workspaces.forget_kept(session.session_id)
+        except StorageError:
+            log.warning("could not look for session %s", session.session_id, exc_info=True)
+
+    async def _retract(self, job: Job) -> None:
+        """What a stale attempt has stored goes, unless it was this attempt that finished the job."""
+        try:
+            current = (await self.store.snapshot(job.job_id)).job
+        except (JobNotFound, StorageError):
+            return  # Who erases the session lists its archives; in doubt retention does.
+        if current.archive != archive_name(job):
+            await self.workspaces.forget(archive_name(job))
+
+
+def _cost(session: Session, outcome: Outcome) -> float:
+    return session.cost_usd if outcome.session_cost_usd is None else outcome.session_cost_usd
