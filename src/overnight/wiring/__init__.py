@@ -1,8 +1,9 @@
 """Puts the parts together: the only package that names concrete classes."""
 
 from overnight.wiring.keys import OpenedKeys, opened_keys
+from overnight.wiring.running import Running
 from overnight.wiring.secrets import redactor_of, webhook_secret
-from overnight.wiring.service import Running, running_service, running_worker
+from overnight.wiring.service import running_service, running_worker
 
 __all__ = [
     "OpenedKeys",

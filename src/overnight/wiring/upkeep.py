@@ -1,5 +1,6 @@
-"""What keeps the archives of sessions in bounds."""
+"""What keeps the archives of sessions in bounds: those that are stored, and those that are sent to us."""
 
+from overnight.archive import Caps, Profile
 from overnight.flows.housekeeping import Housekeeping
 from overnight.flows.kept_here import KeptHere
 from overnight.flows.retention import Retention
@@ -19,3 +20,13 @@ def housekeeping_of(
     return Housekeeping(
         store=store, index=index, archives=archives, kept=KeptHere(settings.data), retention=retention
     )
+
+
+def uploads_of(settings: Settings) -> Profile:
+    caps = Caps(
+        archive_bytes=settings.max_archive_bytes,
+        entries=settings.upload_max_entries,
+        file_bytes=settings.upload_max_file_bytes,
+        content_bytes=settings.upload_max_content_bytes,
+    )
+    return Profile(stranger=True, caps=caps)

@@ -1,0 +1,101 @@
+"""What a service and a worker share: the adapters of the data directory."""
+
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from overnight.adapters.memory import MemoryWakeups
+from overnight.adapters.roster import FileRoster, worker_name
+from overnight.adapters.sqlite.database import Database, open_database
+from overnight.adapters.sqlite.index import SqliteIndex
+from overnight.adapters.sqlite.keys import SqliteKeys
+from overnight.adapters.sqlite.owners import SqliteOwners
+from overnight.adapters.sqlite.queue import SqliteQueue
+from overnight.adapters.sqlite.store import SqliteStore
+from overnight.adapters.sqlite.wakeups import DatagramWakeups, open_wakeups
+from overnight.adapters.system import SystemClock, SystemEntropy
+from overnight.archive import remove_tree
+from overnight.domain.redaction import Redactor
+from overnight.flows.keyring import KeyRing
+from overnight.flows.limits import Budgets
+from overnight.ports import ArchiveStore
+from overnight.settings import Settings
+from overnight.wiring.archives import opened_archives
+from overnight.wiring.secrets import redactor_of
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    settings: Settings
+    redactor: Redactor
+    worker: str
+    scratch: Path
+    database: Database
+    store: SqliteStore
+    index: SqliteIndex
+    owners: SqliteOwners
+    budgets: Budgets
+    queue: SqliteQueue
+    wakeups: DatagramWakeups
+    archives: ArchiveStore
+    roster: FileRoster
+    clock: SystemClock
+    entropy: SystemEntropy
+    keys: KeyRing
+
+
+@contextlib.asynccontextmanager
+async def opened_base(settings: Settings, redactor: Redactor | None) -> AsyncIterator[Base]:
+    """Raises SettingsError, StorageError, OSError."""
+    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    clock, entropy, host = SystemClock(), SystemEntropy(), socket.gethostname()
+    redactor = redactor or redactor_of(settings)
+    worker = worker_name(host, os.getpid(), entropy.session_id()[:8])
+    async with (
+        open_database(settings.data) as database,
+        open_wakeups(database, MemoryWakeups(), entropy) as wakeups,
+        opened_archives(settings) as archives,
+    ):
+        with contextlib.closing(FileRoster(settings.data, host)) as roster:
+            roster.enroll(worker)
+            owners = SqliteOwners(database)
+            keys = KeyRing(SqliteKeys(database), clock, learn=partial(redactor.learn, "webhook_secret"))
+            await keys.refresh()
+            with _scratch(settings.data / "scratch", worker, roster) as scratch:
+                yield Base(
+                    settings=settings,
+                    redactor=redactor,
+                    worker=worker,
+                    scratch=scratch,
+                    database=database,
+                    store=SqliteStore(database, wakeups, clock),
+                    index=SqliteIndex(database),
+                    owners=owners,
+                    budgets=Budgets(owners, clock),
+                    queue=SqliteQueue(database, wakeups, clock, entropy),
+                    wakeups=wakeups,
+                    archives=archives,
+                    roster=roster,
+                    clock=clock,
+                    entropy=entropy,
+                    keys=keys,
+                )
+
+
+@contextlib.contextmanager
+def _scratch(directory: Path, worker: str, roster: FileRoster) -> Iterator[Path]:
+    """A directory for uploads and downloads on their way; those of dead processes are deleted."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    for other in directory.iterdir():
+        if roster.is_dead(other.name):
+            remove_tree(other)
+    own = directory / worker
+    own.mkdir(mode=0o700)
+    try:
+        yield own
+    finally:
+        remove_tree(own)
