@@ -10,22 +10,15 @@ import contextlib
 import dataclasses
 import logging
 import shutil
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from claude_agent_sdk import (
-    ClaudeAgentOptions,
-    ClaudeSDKClient,
-    ClaudeSDKError,
-    CLIConnectionError,
-    CLIJSONDecodeError,
-    ProcessError,
-    ResultMessage,
-)
+from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient
 
 from overnight.agent import processes
+from overnight.agent.conversation import Conversation, Emit
 from overnight.agent.denials import Denials
 from overnight.agent.egress import Egress
 from overnight.agent.environment import environment
@@ -33,11 +26,11 @@ from overnight.agent.gateway import Gateway, open_gateway
 from overnight.agent.grants import Allowance, Grant
 from overnight.agent.isolation import Isolation, IsolationUnavailable, choose_tier
 from overnight.agent.machine import find_cli, machine_of
-from overnight.agent.messages import events_of
 from overnight.agent.network import RunNetwork
 from overnight.agent.options import has_conversation, options_for, set_aside, write_system_prompt
 from overnight.agent.outcome import Record, outcome_of
 from overnight.agent.slots import Slots
+from overnight.agent.tasks import cancelled, to_the_end
 from overnight.agent.tiers import RUN_DIRECTORY, Tier
 from overnight.agent.traffic import Traffic
 from overnight.domain.errors import ErrorCode
@@ -49,14 +42,11 @@ from overnight.settings import Settings
 
 __all__ = ["ClaudeAgent", "IsolationUnavailable", "claude_agent"]
 
-LOOPBACK = "127.0.0.1"
 HANG_UP_SECONDS = 2.0
 """For the CLI to leave once its input is closed; it needs 0.1 s. After that it is killed."""
 
-Emit = Callable[[str, Mapping[str, Any]], None]
 Allow = Callable[[RunOrder], contextlib.AbstractAsyncContextManager[Allowance]]
 """What the owner of a job may use, for as long as the job's run lasts."""
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -188,7 +178,7 @@ class ClaudeAgent:
             outcome = outcome_of(record, stopped=stop.is_set(), wants_structure=wants_structure)
             return redactor.outcome(outcome)
         finally:
-            await _to_the_end(_clean_up(workspace, mark))
+            await to_the_end(_clean_up(workspace, mark))
 
     def _note(self, workspace: Workspace, mark: str) -> None:
         processes.note(workspace.root, mark)
@@ -222,14 +212,14 @@ class _Launch:
         record = Record()
         async with self.agent.tier.network(self.order.workspace) as network:
             options = await asyncio.to_thread(self._prepare, resume, record, network)
-            conversation = _Conversation(ClaudeSDKClient(options), self.order.prompt, emit, record)
+            conversation = Conversation(ClaudeSDKClient(options), self.order.prompt, emit, record)
             serving = asyncio.create_task(self._serve(network, grant, emit))
             talking = asyncio.create_task(conversation.hold())
             try:
                 await self._until_over(conversation, talking, serving, grant, stop)
             finally:
-                await _to_the_end(self._finish(conversation, talking))
-                await _to_the_end(_cancelled(serving))
+                await to_the_end(self._finish(conversation, talking))
+                await to_the_end(cancelled(serving))
         if talking.done() and not talking.cancelled():
             talking.result()
         self._note_calls(record, grant)
@@ -261,7 +251,7 @@ class _Launch:
 
     async def _until_over(
         self,
-        conversation: "_Conversation",
+        conversation: Conversation,
         talking: "asyncio.Task[None]",
         serving: "asyncio.Task[None]",
         grant: Grant,
@@ -282,7 +272,7 @@ class _Launch:
             told.cancel()
             spent.cancel()
 
-    async def _finish(self, conversation: "_Conversation", talking: "asyncio.Task[None]") -> None:
+    async def _finish(self, conversation: Conversation, talking: "asyncio.Task[None]") -> None:
         hanging_up = None
         if conversation.has_result:
             hanging_up = asyncio.create_task(conversation.client.disconnect())
@@ -331,98 +321,15 @@ class _Launch:
         )
 
 
-class _Conversation:
-    """What is said with one CLI process, noted in `record` and emitted as events."""
-
-    def __init__(self, client: ClaudeSDKClient, prompt: str, emit: Emit, record: Record) -> None:
-        self.client = client
-        self._prompt = prompt
-        self._emit = emit
-        self._record = record
-        self._connected = asyncio.Event()
-
-    @property
-    def has_result(self) -> bool:
-        return self._record.result is not None
-
-    async def hold(self) -> None:
-        """Until the result, or until it is clear that there will be no good one."""
-        try:
-            await self.client.connect()
-            self._connected.set()
-            await self.client.query(self._prompt)
-        except Exception as error:  # noqa: BLE001 - the SDK raises bare Exceptions too ("Control request timeout")
-            self._record.error = error
-            return
-        try:
-            while await self._listen():
-                pass
-        except ClaudeSDKError as error:
-            self._record.error = error
-
-    async def _listen(self) -> bool:
-        """True if a message could not be understood, and there may be more."""
-        try:
-            async for message in self.client.receive_messages():
-                self._record.note(message)
-                for kind, fields in events_of(message):
-                    self._emit(kind, fields)
-                if isinstance(message, ResultMessage) or self._record.rejected:
-                    return False
-        except ClaudeSDKError as error:
-            if isinstance(error, CLIConnectionError | CLIJSONDecodeError | ProcessError):
-                raise
-            self._emit("agent.message", {"kind": "unreadable"})
-            return True
-        return False
-
-    async def interrupt(self, talking: "asyncio.Task[None]", seconds: float) -> None:
-        """Ask it to stop, and wait for its last word: the result with the cost."""
-        if not self._connected.is_set():
-            return
-        # A frozen CLI would not answer for a minute.
-        asking = asyncio.create_task(self.client.interrupt())
-        try:
-            await asyncio.wait({talking}, timeout=seconds)
-        finally:
-            asking.cancel()
-            await asyncio.wait({asking})
-        if not asking.cancelled():
-            asking.exception()
-
-
 async def _clean_up(workspace: Workspace, mark: str) -> None:
     root = workspace.root
     if not await processes.end(mark, _uid(workspace)):
         await asyncio.to_thread(shutil.rmtree, root / RUN_DIRECTORY, ignore_errors=True)
         await asyncio.to_thread(processes.forget, root)
     if workspace.owner is not None:
-        await asyncio.to_thread(
-            root.chmod, 0o700
-        )  # what is kept here must not be found by the user's next run
+        # What is kept here must not be found by the user's next run.
+        await asyncio.to_thread(root.chmod, 0o700)
 
 
 def _uid(workspace: Workspace) -> int | None:
     return workspace.owner[0] if workspace.owner else None
-
-
-async def _cancelled(task: "asyncio.Task[None]") -> None:
-    """End the task; what it raised has been looked at, or does not matter any more."""
-    task.cancel()
-    await asyncio.wait({task})
-    if not task.cancelled():
-        task.exception()
-
-
-async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
-    """Finish the work, which bounds itself, even if we are cancelled meanwhile; the cancellation comes after."""
-    task = asyncio.create_task(work)
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            cancelled = True
-    if cancelled:
-        raise asyncio.CancelledError
-    return task.result()

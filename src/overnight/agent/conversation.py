@@ -1,0 +1,79 @@
+"""What is said with one process of Claude Code."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from claude_agent_sdk import (
+    ClaudeSDKClient,
+    ClaudeSDKError,
+    CLIConnectionError,
+    CLIJSONDecodeError,
+    ProcessError,
+    ResultMessage,
+)
+
+from overnight.agent.messages import events_of
+from overnight.agent.outcome import Record
+
+Emit = Callable[[str, Mapping[str, Any]], None]
+
+
+class Conversation:
+    """Noted in `record` and emitted as events."""
+
+    def __init__(self, client: ClaudeSDKClient, prompt: str, emit: Emit, record: Record) -> None:
+        self.client = client
+        self._prompt = prompt
+        self._emit = emit
+        self._record = record
+        self._connected = asyncio.Event()
+
+    @property
+    def has_result(self) -> bool:
+        return self._record.result is not None
+
+    async def hold(self) -> None:
+        """Until the result, or until it is clear that there will be no good one."""
+        try:
+            await self.client.connect()
+            self._connected.set()
+            await self.client.query(self._prompt)
+        except Exception as error:  # noqa: BLE001 - the SDK raises bare Exceptions too ("Control request timeout")
+            self._record.error = error
+            return
+        try:
+            while await self._listen():
+                pass
+        except ClaudeSDKError as error:
+            self._record.error = error
+
+    async def _listen(self) -> bool:
+        """True if a message could not be understood, and there may be more."""
+        try:
+            async for message in self.client.receive_messages():
+                self._record.note(message)
+                for kind, fields in events_of(message):
+                    self._emit(kind, fields)
+                if isinstance(message, ResultMessage) or self._record.rejected:
+                    return False
+        except ClaudeSDKError as error:
+            if isinstance(error, CLIConnectionError | CLIJSONDecodeError | ProcessError):
+                raise
+            self._emit("agent.message", {"kind": "unreadable"})
+            return True
+        return False
+
+    async def interrupt(self, talking: "asyncio.Task[None]", seconds: float) -> None:
+        """Ask it to stop, and wait for its last word: the result with the cost."""
+        if not self._connected.is_set():
+            return
+        # A frozen CLI would not answer for a minute.
+        asking = asyncio.create_task(self.client.interrupt())
+        try:
+            await asyncio.wait({talking}, timeout=seconds)
+        finally:
+            asking.cancel()
+            await asyncio.wait({asking})
+        if not asking.cancelled():
+            asking.exception()
