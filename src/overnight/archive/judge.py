@@ -31,10 +31,14 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Spans in the order of the file, and what each link points to, by the name of the link."""
+    """Spans in the order of the file, and what each link points to, by the name of the link.
+
+    The directory of the zip begins at `directory_start`.
+    """
 
     spans: list[Span]
     targets: dict[str, bytes]
+    directory_start: int
 
     @property
     def content_bytes(self) -> int:
@@ -53,9 +57,8 @@ def judge(archive: ArchiveFile, profile: Profile) -> Judged:
             Refusal.TOO_LARGE, f"It holds more than {profile.caps.content_bytes} bytes of content."
         )
     _judge_tree(directory.records, profile)
-    judged = Judged(spans(archive, directory), {})
-    judged.targets.update(_link_targets(archive, judged.spans, profile))
-    return judged
+    placed = spans(archive, directory)
+    return Judged(placed, _link_targets(archive, placed, profile), directory.start)
 
 
 def _refused(code: Refusal, sentence: str) -> ArchiveRefused:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from overnight.archive.model import ArchiveRefused, Kind, Refusal
 from overnight.archive.reader import ArchiveFile, Record, Window
+from overnight.archive.record import status_of
 from overnight.archive.spans import STEP, Span, content, is_small, whole
 from overnight.archive.walk import OPEN_DIRECTORY
 
@@ -29,11 +30,15 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """`plain_modes` and no others for a stranger's; `fresh_times` leaves the time of writing."""
+    """`plain_modes` and no others for a stranger's; `fresh_times` leaves the time of writing.
+
+    The status of each entry, once nothing of it changes any more, is put into `statuses` if there is one.
+    """
 
     plain_modes: bool
     fresh_times: bool
     owner: Owner | None
+    statuses: dict[bytes, bytes] | None = None
 
 
 class Restore:
@@ -136,6 +141,9 @@ class Restore:
         if not self._manner.fresh_times:
             mtime_ns = placed.span.record.mtime_ns
             os.utime(placed.leaf, ns=(mtime_ns, mtime_ns), dir_fd=directory, follow_symlinks=False)
+        if self._manner.statuses is not None:
+            status = os.stat(placed.leaf, dir_fd=directory, follow_symlinks=False)
+            self._manner.statuses[placed.span.record.raw_name] = status_of(status)
 
     def _finish(self, fd: int, record: Record | None) -> None:
         """The owner before the mode: a change of owner may clear bits of it. None: a directory without entry."""
@@ -147,6 +155,8 @@ class Restore:
         if not self._manner.fresh_times:
             mtime_ns = record.mtime_ns
             os.utime(fd, ns=(mtime_ns, mtime_ns))
+        if self._manner.statuses is not None:
+            self._manner.statuses[record.raw_name.removesuffix(b"/")] = status_of(os.fstat(fd))
 
     def _mode(self, record: Record) -> int:
         """Ours as it was; a stranger's becomes plain. Never set-user-id or set-group-id."""

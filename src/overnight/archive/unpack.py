@@ -19,13 +19,20 @@ from overnight.archive.model import (
     Unpacked,
 )
 from overnight.archive.reader import ArchiveFile, open_archive
+from overnight.archive.record import Record, directory_sha256
 from overnight.archive.restore import Manner, Owner, Placed, Restore
 from overnight.archive.spans import content
 from overnight.archive.trees import remove_tree
 
 
 def unpack(
-    path: Path, routes: Mapping[str, Path], *, profile: Profile = OWN, owner: Owner | None = None
+    path: Path,
+    routes: Mapping[str, Path],
+    *,
+    profile: Profile = OWN,
+    owner: Owner | None = None,
+    record: Path | None = None,
+    sha256: str | None = None,
 ) -> Unpacked:
     """Writes each part of the archive to the directory its prefix is routed to.
 
@@ -33,18 +40,33 @@ def unpack(
     target is a new directory of mode 0700 afterwards (an empty one may stand there before), beside which
     the work is done. Transcripts get fresh mtimes: Claude Code deletes old ones (facts: claude-code 4).
     With an `owner` all that is written is theirs, the targets too; that needs the right to give files away.
-    Raises ArchiveRefused for bad input, OSError for trouble of our own; nothing is left in both cases.
-    Nothing is fsynced: after a power cut a workspace is made again from its archive.
+    With a `record` the next pack can tell what changed since: it takes the `sha256` of an archive of ours,
+    which the caller has checked.
+    Raises ArchiveRefused for bad input, OSError for trouble of our own; nothing is left in both cases, an
+    older record included. Nothing is fsynced: after a power cut a workspace is made again from its archive.
     """
+    if record is not None and (sha256 is None or profile.stranger):
+        raise ValueError("a record takes an archive of ours and its checksum")
+    if record is not None:
+        record.unlink(missing_ok=True)
+    statuses: dict[bytes, bytes] = {}
     with open_archive(path) as archive:
         judged = judge(archive, profile)
         session = _session(archive, judged, profile)
-        with _staged(routes) as places:
-            shares = _shares(judged, routes)
+        shares = _shares(judged, routes)
+        with _staged(routes, record) as places:
             for prefix, share in shares.items():
-                manner = Manner(profile.stranger, prefix == TRANSCRIPT_PREFIX, owner)
+                manner = Manner(
+                    plain_modes=profile.stranger,
+                    fresh_times=prefix == TRANSCRIPT_PREFIX,
+                    owner=owner,
+                    statuses=None if record is None else statuses,
+                )
                 with closing(Restore(places[prefix], archive, manner)) as restore:
                     restore.run(share, judged.targets)
+            if record is not None and sha256 is not None:
+                directory = directory_sha256(archive, judged.directory_start)
+                Record(archive.size, sha256, directory, statuses).save(record)
         kept = [placed.span.record.size for share in shares.values() for placed in share]
         return Unpacked(len(kept), sum(kept), session)
 
@@ -82,8 +104,8 @@ def _routed(name: str) -> tuple[str | None, str]:
 
 
 @contextmanager
-def _staged(routes: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
-    """A fresh sibling for each target, which takes its name at the end, or is removed."""
+def _staged(routes: Mapping[str, Path], record: Path | None) -> Iterator[dict[str, Path]]:
+    """A fresh sibling for each target, which takes its name at the end, or is removed, and the record with it."""
     places: dict[str, Path] = {}
     try:
         for prefix, target in routes.items():
@@ -95,6 +117,8 @@ def _staged(routes: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
     except BaseException:
         for place in places.values():
             remove_tree(place)
+        if record is not None:
+            record.unlink(missing_ok=True)
         raise
 
 
