@@ -332,16 +332,17 @@ class Place:
                 yield from (Path(directory, name) for name in (*directories, *files))
 
 
-def text_of(name: bytes) -> str:
+def text_of(name: bytes, profile: Profile) -> str:
+    """Ours keep their bytes, a stranger's are of old DOS."""
     try:
         return name.decode()
     except UnicodeDecodeError:
-        return name.decode("cp437")
+        return name.decode("cp437") if profile is UPLOAD else os.fsdecode(name)
 
 
 def check_tree(place: Place, written: Sequence[Member], profile: Profile) -> None:
     """Only files, directories and links; each file as some member of its name has it; a stranger's links stay."""
-    contents = {(text_of(member.name), member.content) for member in written}
+    contents = {(text_of(member.name, profile), member.content) for member in written}
     for path in place.found():
         status = path.lstat()
         part = place.routes[TRANSCRIPT_PREFIX]
@@ -390,8 +391,8 @@ def test_a_forged_zip_is_refused_or_restored_as_written(
         if place.restored(archive, profile):
             check_tree(place, written, profile)
             assert {entry.name for entry in inspect(place.root / "forged.zip", profile=profile).entries} <= {
-                text_of(member.name).removesuffix("/") for member in written
-            } | {text_of(member.name + b"2") for member in written if end.twice}
+                text_of(member.name, profile).removesuffix("/") for member in written
+            } | {text_of(member.name + b"2", profile) for member in written if end.twice}
 
 
 # Bombs

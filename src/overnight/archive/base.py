@@ -126,43 +126,36 @@ def _find(flags: Sequence[int], flag: int, start: int) -> int:
         return len(flags)
 
 
-def _extra(record: bytes) -> tuple[int, dict[int, bytes]]:
+def _extra(record: bytes) -> tuple[int, bytes, bytes]:
+    """Where the extra fields begin, the 64-bit numbers in them, and the other fields. Ours have the numbers first."""
     name_length, extra_length, _, _ = _LENGTHS.unpack_from(record)
     at = layout.CENTRAL.size + name_length
-    return at, layout.extra_fields(record[at : at + extra_length])
+    extra = record[at : at + extra_length]
+    numbers = layout.field_of(extra, layout.EXTRA_ZIP64)
+    return at, numbers, extra[layout.EXTRA_HEADER.size + len(numbers) :] if numbers else extra
 
 
 def _long_offset(record: bytes) -> int:
     """The offset is the last of the 64-bit numbers that are there (APPNOTE 4.5.3)."""
-    return int.from_bytes(_extra(record)[1].get(layout.EXTRA_ZIP64, b"")[-8:], "little")
+    return int.from_bytes(_extra(record)[1][-8:], "little")
 
 
 def _moved(record: bytes, offset: int) -> bytes:
     """The same central record for another place of its entry."""
     (before,) = _OFFSET.unpack_from(record, _OFFSET_AT)
     if max(before, offset) < layout.FULL_32:
-        return record[:_OFFSET_AT] + _OFFSET.pack(offset) + record[_OFFSET_AT + 4 :]
-    at, fields = _extra(record)
-    numbers = fields.pop(layout.EXTRA_ZIP64, b"")
-    if before == layout.FULL_32:
-        numbers = numbers[:-8]
+        return record[:_OFFSET_AT] + _OFFSET.pack(offset) + record[_OFFSET_AT + _OFFSET.size :]
+    at, numbers, rest = _extra(record)
+    numbers = numbers[:-8] if before == layout.FULL_32 else numbers
     if offset >= layout.FULL_32:
         numbers += offset.to_bytes(8, "little")
-    extra = layout.extra_field(layout.EXTRA_ZIP64, numbers) if numbers else b""
-    extra += b"".join(layout.extra_field(tag, payload) for tag, payload in fields.items())
+    extra = (layout.extra_field(layout.EXTRA_ZIP64, numbers) if numbers else b"") + rest
+    fields = list(layout.CENTRAL.unpack_from(record))
     version = layout.VERSION_ZIP64 if numbers else layout.VERSION_PLAIN
-    return b"".join(
-        (
-            record[:4],
-            struct.pack("<HH", layout.UNIX << 8 | version, version),
-            record[8:30],
-            struct.pack("<H", len(extra)),
-            record[32:_OFFSET_AT],
-            _OFFSET.pack(min(offset, layout.FULL_32)),
-            record[_OFFSET_AT + 4 : at],
-            extra,
-        )
-    )
+    fields[1:3] = layout.UNIX << 8 | version, version
+    fields[11] = len(extra)
+    fields[-1] = min(offset, layout.FULL_32)
+    return layout.CENTRAL.pack(*fields) + record[layout.CENTRAL.size : at] + extra
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def isal_engine() -> Engine | None:
         return None
     return Engine(
         name=f"isal {isal.__version__}",
-        error=isal_zlib.IsalError,
+        error=isal_zlib.IsalError,  # type: ignore[arg-type]  # its stub takes the class for an instance
         crc32=isal_zlib.crc32,
         deflate=lambda content: igzip_lib.compress(content, LEVEL, igzip_lib.COMP_DEFLATE),
         deflater=lambda: isal_zlib.compressobj(LEVEL, isal_zlib.DEFLATED, RAW),

@@ -31,12 +31,13 @@ class Exclusion:
     patterns: GitIgnoreSpec | None
     note: str = ""
 
-    def omission(self, raw: str, path: str, *, is_directory: bool) -> Omission | None:
+    def omission(self, raw: str, path: bytes, *, is_directory: bool) -> Omission | None:
         if raw in self.names:
             return Omission.EXCLUDED
-        if self.patterns and self.patterns.match_file(f"{path}/" if is_directory else path):
-            return Omission.IGNORED
-        return None
+        if self.patterns is None:
+            return None
+        name = os.fsdecode(path + b"/" if is_directory else path)
+        return Omission.IGNORED if self.patterns.match_file(name) else None
 
 
 def selection_of(part: Part, exclude: Collection[str]) -> tuple[Selection, str]:

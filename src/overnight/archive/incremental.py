@@ -24,7 +24,7 @@ def unchanged(record: Path, parts: Sequence[Part], exclude: Collection[str] = DE
     for part in parts:
         for node in _nodes(part, exclude, _nothing):
             assert node.status is not None
-            if statuses.get(os.fsencode(node.name)) != status_of(node.status):
+            if statuses.get(node.path) != status_of(node.status):
                 return False
             seen += 1
     return seen == len(statuses)

@@ -1,5 +1,6 @@
 """Phase one: the whole archive is judged before a byte of it is written (facts: security 7.1)."""
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -23,37 +24,41 @@ from overnight.archive.spans import Span, content, spans
 _KNOWN_FLAGS = layout.FLAG_DEFLATE_SPEED | layout.FLAG_DESCRIPTOR | layout.FLAG_UTF8
 _ENCRYPTED = 1 << 0 | 1 << 6 | 1 << 13
 _RATIO_FROM = 64 * KIB
+_NO_PARTS = frozenset({"", ".", ".."})
 _DRIVE = re.compile(r"[A-Za-z]:")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Spans in the order of the file, and what each link points to, by the name of the link."""
+    """Spans in the order of the file, and what each link points to, by the name of the link.
+
+    The directory of the zip begins at `directory_start`.
+    """
 
     spans: list[Span]
     targets: dict[str, bytes]
+    directory_start: int
 
     @property
     def content_bytes(self) -> int:
-        return sum(span.record.entry.size for span in self.spans)
+        return sum(span.record.size for span in self.spans)
 
 
 def judge(archive: ArchiveFile, profile: Profile) -> Judged:
     """Raises ArchiveRefused."""
-    directory = read_directory(archive, profile.caps)
+    directory = read_directory(archive, profile.caps, stranger=profile.stranger)
     for record in directory.records:
         _judge_form(record)
         _judge_size(record, profile.caps)
         _judge_name(record, profile)
-    if sum(record.entry.size for record in directory.records) > profile.caps.content_bytes:
+    if sum(record.size for record in directory.records) > profile.caps.content_bytes:
         raise _refused(
             Refusal.TOO_LARGE, f"It holds more than {profile.caps.content_bytes} bytes of content."
         )
     _judge_tree(directory.records, profile)
-    judged = Judged(spans(archive, directory), {})
-    judged.targets.update(_link_targets(archive, judged.spans, profile))
-    return judged
+    placed = spans(archive, directory)
+    return Judged(placed, _link_targets(archive, placed, profile), directory.start)
 
 
 def _refused(code: Refusal, sentence: str) -> ArchiveRefused:
@@ -66,24 +71,24 @@ def _judge_form(record: Record) -> None:
     if record.method not in {STORED, DEFLATED} or record.flags & ~_KNOWN_FLAGS:
         message = f"Entry {record.number} is neither stored nor deflated: pack it again with an ordinary zip."
         raise _refused(Refusal.UNSUPPORTED, message)
-    if record.method == STORED and record.compressed_size != record.entry.size:
+    if record.method == STORED and record.compressed_size != record.size:
         raise damaged(f"entry {record.number} has two lengths")
-    if record.entry.kind is Kind.DIRECTORY and record.entry.size:
+    if record.kind is Kind.DIRECTORY and record.size:
         raise damaged(f"entry {record.number} is a directory with content")
 
 
 def _judge_size(record: Record, caps: Caps) -> None:
-    size = record.entry.size
+    size = record.size
     if size > caps.file_bytes:
         raise _refused(Refusal.TOO_LARGE, f"Entry {record.number} has more than {caps.file_bytes} bytes.")
     if caps.ratio and size > _RATIO_FROM and size > caps.ratio * record.compressed_size:
         raise _refused(Refusal.TOO_LARGE, f"Entry {record.number} grows more than {caps.ratio} times.")
-    if record.entry.kind is Kind.SYMLINK and not 0 < size <= caps.link_bytes:
+    if record.kind is Kind.SYMLINK and not 0 < size <= caps.link_bytes:
         raise _refused(Refusal.UNSAFE_LINK, f"Entry {record.number} is a link of an impossible length.")
 
 
 def _judge_name(record: Record, profile: Profile) -> None:
-    fault = _name_fault(record.entry.name, profile)
+    fault = _name_fault(record.name, profile)
     if fault:
         raise _refused(Refusal.UNSAFE_NAME, f"The name of entry {record.number} {fault}.")
 
@@ -92,27 +97,30 @@ def _name_fault(name: str, profile: Profile) -> str | None:
     caps, parts = profile.caps, name.split("/")
     if "\0" in name:
         return "holds a NUL"
-    if name.startswith("/"):
-        return "is absolute"
-    if not {"", ".", ".."}.isdisjoint(parts):
-        return "has an empty part, or `.` or `..`"
-    if len(parts) > caps.depth or len(name.encode()) > caps.path_bytes:
+    if not _NO_PARTS.isdisjoint(parts):
+        return "is absolute" if name.startswith("/") else "has an empty part, or `.` or `..`"
+    size = _length(name)
+    if len(parts) > caps.depth or size > caps.path_bytes:
         return f"has more than {caps.depth} levels or {caps.path_bytes} bytes"
-    if max(len(part.encode()) for part in parts) > caps.component_bytes:
+    if size > caps.component_bytes and any(_length(part) > caps.component_bytes for part in parts):
         return f"has a part of more than {caps.component_bytes} bytes"
     if profile.stranger and (_CONTROL.search(name) or "\\" in name or _DRIVE.match(name)):
         return "holds a control character, a backslash or a drive"
     return None
 
 
+def _length(name: str) -> int:
+    return len(name) if name.isascii() else len(os.fsencode(name))
+
+
 def _judge_tree(records: list[Record], profile: Profile) -> None:
     """One nature per name, only directories above others; a stranger's names must differ on any system."""
-    kinds = {record.entry.name: record.entry.kind for record in records}
+    kinds = {record.name: record.kind for record in records}
     if len(kinds) != len(records):
         raise _refused(Refusal.CLASHING_NAMES, "Two entries have the same name.")
     implied: set[str] = set()
     for record in records:
-        for parent in _parents(record.entry.name):
+        for parent in _parents(record.name):
             if parent in implied:
                 break  # and so are those above it
             if kinds.get(parent, Kind.DIRECTORY) is not Kind.DIRECTORY:
@@ -140,19 +148,19 @@ def _folded(name: str) -> str:
 
 
 def _link_targets(archive: ArchiveFile, placed: Iterable[Span], profile: Profile) -> dict[str, bytes]:
-    links = [span for span in placed if span.record.entry.kind is Kind.SYMLINK]
-    names = {_folded(span.record.entry.name) for span in links}
+    links = [span for span in placed if span.record.kind is Kind.SYMLINK]
+    names = {_folded(span.record.name) for span in links}
     targets = {}
     for span in links:
         target = b"".join(content(archive, span))
         if b"\0" in target:
             raise _refused(Refusal.UNSAFE_LINK, f"Entry {span.record.number} is a link with a NUL.")
-        if profile.stranger and not _stays_inside(span.record.entry.name, target, names):
+        if profile.stranger and not _stays_inside(span.record.name, target, names):
             message = (
                 f"Entry {span.record.number} is a link that is absolute, leads out, or passes another link."
             )
             raise _refused(Refusal.UNSAFE_LINK, message)
-        targets[span.record.entry.name] = target
+        targets[span.record.name] = target
     return targets
 
 

@@ -55,18 +55,18 @@ def extra_field(tag: int, payload: bytes) -> bytes:
     return EXTRA_HEADER.pack(tag, len(payload)) + payload
 
 
-def extra_fields(extra: bytes) -> dict[int, bytes]:
-    """The first field of each tag; a torn tail, which some packers pad with, is dropped."""
-    fields: dict[int, bytes] = {}
+def field_of(extra: bytes, tag: int) -> bytes:
+    """The first field of that tag, or b""; a torn tail, which some packers pad with, is dropped."""
     at = 0
     while at + EXTRA_HEADER.size <= len(extra):
-        tag, length = EXTRA_HEADER.unpack_from(extra, at)
+        found, length = EXTRA_HEADER.unpack_from(extra, at)
         at += EXTRA_HEADER.size
         if at + length > len(extra):
             break
-        fields.setdefault(tag, extra[at : at + length])
+        if found == tag:
+            return extra[at : at + length]
         at += length
-    return fields
+    return b""
 
 
 def dos_time(mtime_ns: int) -> tuple[int, int]:
@@ -84,20 +84,21 @@ def local_times(mtime_ns: int) -> bytes:
     return _TIMES_FIELD.pack(EXTRA_TIMES, _TIMES.size, _TIMES_HAS_MTIME, seconds)
 
 
-def central_times(mtime_ns: int) -> bytes:
-    """The same, and steps of 100 ns in the field of NTFS. Access and creation are set to the mtime:
-    7z shows them, and the archive of a tree must not depend on who last read it."""
+def ntfs_times(mtime_ns: int) -> bytes:
+    """Steps of 100 ns, for the central record. Access and creation are set to the mtime: 7z shows them, and
+    the archive of a tree must not depend on who last read it."""
     ticks = min(max(mtime_ns // 100 + _NTFS_UNTIL_1970, 0), (1 << 63) - 1)
-    ntfs = _NTFS_FIELD.pack(EXTRA_NTFS, _NTFS.size, 0, _NTFS_TAG, 24, ticks, ticks, ticks)
-    return ntfs + local_times(mtime_ns)
+    return _NTFS_FIELD.pack(EXTRA_NTFS, _NTFS.size, 0, _NTFS_TAG, 24, ticks, ticks, ticks)
 
 
-def mtime_ns_of(dos_clock: int, dos_date: int, fields: dict[int, bytes]) -> int:
+def mtime_ns_of(dos_clock: int, dos_date: int, extra: bytes) -> int:
     """The most exact mtime that a central record holds, in nanoseconds since 1970."""
-    ntfs = fields.get(EXTRA_NTFS, b"")
-    if len(ntfs) >= _NTFS.size and _NTFS.unpack_from(ntfs)[1] == _NTFS_TAG:
-        return (int(_NTFS.unpack_from(ntfs)[3]) - _NTFS_UNTIL_1970) * 100
-    times = fields.get(EXTRA_TIMES, b"")
+    ntfs = field_of(extra, EXTRA_NTFS)
+    if len(ntfs) >= _NTFS.size:
+        _, tag, _, ticks, _, _ = _NTFS.unpack_from(ntfs)
+        if tag == _NTFS_TAG:
+            return (int(ticks) - _NTFS_UNTIL_1970) * 100
+    times = field_of(extra, EXTRA_TIMES)
     if len(times) >= _TIMES.size and times[0] & _TIMES_HAS_MTIME:
         return int(_TIMES.unpack_from(times)[1]) * NS
     return _ns_of_dos(dos_clock, dos_date)

@@ -57,6 +57,6 @@ def read_entry(path: Path, name: str, *, profile: Profile = OWN) -> EntryContent
     with ExitStack() as resources:
         archive = resources.enter_context(open_archive(path))
         for span in judge(archive, profile).spans:
-            if span.record.entry.name == name and span.record.entry.kind is Kind.FILE:
+            if span.record.name == name and span.record.kind is Kind.FILE:
                 return EntryContent(span.record.entry, content(archive, span), resources.pop_all())
     raise EntryMissing("The archive has no file of that name.")

@@ -70,7 +70,6 @@ class Output:
     def write(self, chunk: bytes) -> None:
         self._held.append(chunk)
         self._held_bytes += len(chunk)
-        self._take(len(chunk))
         if self._held_bytes >= BATCH:
             self._hand_over()
 
@@ -94,6 +93,7 @@ class Output:
 
     def _hand_over(self) -> None:
         if self._held:
+            self._take(self._held_bytes)
             self._enqueue(partial(self._put, b"".join(self._held)))
             self._held, self._held_bytes = [], 0
 

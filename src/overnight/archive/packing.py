@@ -44,7 +44,7 @@ class Rules:
 
 
 T = TypeVar("T")
-Place = tuple[str, Kind]
+Place = tuple[bytes, Kind]
 
 
 class _Report(Generic[T]):
@@ -74,6 +74,7 @@ class Packing:
         self._content_bytes = 0
         self._reused_entries = 0
         self._copied_bytes = 0
+        self._fresh_from = 0
         self._ignore_note = ""
         self.statuses: dict[bytes, bytes] = {}
 
@@ -104,6 +105,7 @@ class Packing:
             changed_total=self._changed.total,
             reused_entries=self._reused_entries,
             fresh_bytes=size - self._copied_bytes,
+            fresh_from=self._fresh_from,
             incremental=self._old is not None,
             ignore_note=self._ignore_note,
         )
@@ -123,7 +125,7 @@ class Packing:
                 for node in nodes:
                     number = self._number_of_unchanged(old, node)
                     if number is None:
-                        places.append((node.name, node.kind))
+                        places.append((node.path, node.kind))
                     else:
                         kept[number] = 1
             fresh.append(places)
@@ -131,7 +133,7 @@ class Packing:
             self._output.copy(old.read, run.offset, run.length)
             self._writer.adopt(run.length, old.moved(run, self._writer.position), run.end - run.first)
             self._copied_bytes += run.length
-        self._reused_entries = self._writer.entries
+        self._reused_entries, self._fresh_from = self._writer.entries, self._writer.position
         self._check_limits()
         return fresh
 
@@ -139,15 +141,15 @@ class Packing:
         """The number of the node's entry in the old archive, if that can stay."""
         if node.raw == ROOT or node.status is None:
             return None
-        name, now = os.fsencode(node.name), status_of(node.status)
-        before = old.statuses.get(name, UNSURE)
+        now = status_of(node.status)
+        before = old.statuses.get(node.path, UNSURE)
         if before != now and self._rules.check is Check.STATUS:
             return None
         if self._rules.check is Check.CONTENT and not _same_inside(old, node, before, now):
             return None
-        number = old.number(name)
+        number = old.number(node.path)
         if number is not None:
-            self.statuses[name] = now
+            self.statuses[node.path] = now
             self._content_bytes += size_of(now)
         return number
 
@@ -177,7 +179,7 @@ class Packing:
     def _read_twice(self, node: Node) -> Found | FoundLarge:
         """What moved under the first reading gets a second one, and that one counts."""
         largest = self._rules.limits.file_bytes
-        old = self._old.content(os.fsencode(node.name)) if self._old else None
+        old = self._old.content(node.path) if self._old else None
         try:
             found = read_node(node, largest=largest, old=old)
             if isinstance(found, FoundLarge) or found.steady:
@@ -220,7 +222,7 @@ class Packing:
             return
         since = self._rules.live_since_ns
         sure = status_of(status) if since is None else sure_status_of(status, since)
-        self.statuses[os.fsencode(node.name)] = sure if steady else UNSURE
+        self.statuses[node.path] = sure if steady else UNSURE
 
     def _leave_out(self, path: str, reason: Omission) -> None:
         self._left_out.add(LeftOut(printable(path), reason))
@@ -230,5 +232,5 @@ def _same_inside(old: OldArchive, node: Node, before: bytes, now: bytes) -> bool
     """Links and directories have no content but what their status tells."""
     if node.kind is not Kind.FILE:
         return before == now
-    content = old.content(os.fsencode(node.name))
+    content = old.content(node.path)
     return content is not None and same_but_for_times_of_change(before, now) and same_content(node, content)

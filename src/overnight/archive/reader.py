@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from overnight.archive import layout
 from overnight.archive.model import ArchiveRefused, Caps, Entry, Kind, Refusal
@@ -31,7 +32,13 @@ class ArchiveFile:
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes; raises ArchiveRefused if the file ends before."""
-        pieces = []
+        piece = os.pread(self._fd, length, offset)
+        if len(piece) == length:
+            return piece
+        return self._rest([piece], offset + len(piece), length - len(piece))
+
+    def _rest(self, pieces: list[bytes], offset: int, length: int) -> bytes:
+        """The kernel reads at most 2 GiB at a time."""
         while length > 0:
             piece = os.pread(self._fd, length, offset)
             if not piece:
@@ -40,6 +47,24 @@ class ArchiveFile:
             offset += len(piece)
             length -= len(piece)
         return b"".join(pieces)
+
+
+class Window:
+    """Reads a stretch at a time: what is asked for next mostly lies right behind what was asked for last."""
+
+    def __init__(self, archive: ArchiveFile, stretch: int) -> None:
+        self._archive = archive
+        self._stretch = stretch
+        self._start = 0
+        self._block = b""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes; raises ArchiveRefused if the file ends before."""
+        at = offset - self._start
+        if at < 0 or at + length > len(self._block):
+            ahead = min(self._stretch, self._archive.size - offset)
+            self._start, self._block, at = offset, self._archive.read(offset, max(ahead, length)), 0
+        return self._block[at : at + length]
 
 
 @contextmanager
@@ -53,18 +78,35 @@ def open_archive(path: Path) -> Iterator[ArchiveFile]:
         os.close(fd)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A central record. `number` (from 1) is what messages call it: names are a stranger's input."""
+class Record(NamedTuple):
+    """A central record. `number` (from 1) is what messages call it: names are a stranger's input.
+
+    A tuple, because an archive may have a million of them: it takes a third of the time of a frozen dataclass
+    to make, and the collector leaves it alone.
+    """
 
     number: int
-    entry: Entry
-    raw_name: bytes
-    flags: int
-    method: int
-    crc: int
+    name: str
+    kind: Kind
+    mode: int
+    size: int
     compressed_size: int
     header_offset: int
+    crc: int
+    method: int
+    flags: int
+    raw_name: bytes
+    dos_clock: int
+    dos_date: int
+    extra: bytes
+
+    @property
+    def mtime_ns(self) -> int:
+        return layout.mtime_ns_of(self.dos_clock, self.dos_date, self.extra)
+
+    @property
+    def entry(self) -> Entry:
+        return Entry(self.name, self.kind, self.size, self.mode, self.mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +124,13 @@ class _End:
     start: int
 
 
-def read_directory(archive: ArchiveFile, caps: Caps) -> Directory:
+def read_directory(archive: ArchiveFile, caps: Caps, *, stranger: bool = False) -> Directory:
+    """Raises ArchiveRefused. What a name that is not UTF-8 means depends on whose archive it is."""
     _check_cap(archive.size, caps.archive_bytes, "The zip", "bytes")
     end = _read_end(archive)
     _check_cap(end.count, caps.entries, "The zip", "entries")
     _check_cap(end.size, caps.directory_bytes, "Its directory", "bytes")
-    return Directory(end.start, list(_records(archive.read(end.start, end.size), end.count)))
+    return Directory(end.start, list(_Records(stranger).parse(archive.read(end.start, end.size), end.count)))
 
 
 def _check_cap(number: int, cap: int, what: str, of: str) -> None:
@@ -145,44 +188,49 @@ def _agree(plain: _End, wide: _End) -> bool:
     )
 
 
-def _records(block: bytes, count: int) -> Iterator[Record]:
-    at = 0
-    for number in range(1, count + 1):
-        if at + layout.CENTRAL.size > len(block) or not block.startswith(layout.CENTRAL_SIGNATURE, at):
-            raise damaged("its directory is shorter than it says")
-        fields = layout.CENTRAL.unpack_from(block, at)
-        lengths = fields[10:13]
-        at += layout.CENTRAL.size
-        if at + sum(lengths) > len(block):
-            raise damaged("its directory is shorter than it says")
-        name = block[at : at + lengths[0]]
-        extra = block[at + lengths[0] : at + lengths[0] + lengths[1]]
-        yield _record(number, fields, name, layout.extra_fields(extra))
-        at += sum(lengths)
-    if at != len(block):
-        raise damaged("its directory is longer than it says")
+class _Records:
+    """Parses the central records. Modes are few, and what one means is worked out once."""
+
+    def __init__(self, stranger: bool) -> None:
+        self._stranger = stranger
+        self._natures: dict[tuple[int, int, bool], tuple[Kind, int]] = {}
+
+    def parse(self, block: bytes, count: int) -> Iterator[Record]:
+        at, size = 0, len(block)
+        for number in range(1, count + 1):
+            if at + layout.CENTRAL.size > size:
+                raise damaged("its directory is shorter than it says")
+            fields = layout.CENTRAL.unpack_from(block, at)
+            name_at = at + layout.CENTRAL.size
+            extra_at = name_at + fields[10]
+            comment_at = extra_at + fields[11]
+            at = comment_at + fields[12]
+            if at > size or fields[0] != layout.CENTRAL_SIGNATURE:
+                raise damaged("its directory is shorter than it says")
+            yield self._record(number, fields, block[name_at:extra_at], block[extra_at:comment_at])
+        if at != size:
+            raise damaged("its directory is longer than it says")
+
+    def _record(self, number: int, fields: tuple[int, ...], raw_name: bytes, extra: bytes) -> Record:
+        _, maker, _, flags, method, clock, date, crc, compressed, size, *_, disk, _, attributes, offset = (
+            fields
+        )
+        if disk not in {0, layout.FULL_16}:
+            raise ArchiveRefused(Refusal.UNSUPPORTED, "The zip has several volumes. Send it as one file.")
+        if layout.FULL_32 in {size, compressed, offset}:
+            size, compressed, offset = _wide_numbers(number, (size, compressed, offset), extra)
+        name = _text(number, raw_name, flags, self._stranger)
+        form = (maker >> 8, attributes, name.endswith("/"))
+        nature = self._natures.get(form)
+        if nature is None:
+            nature = self._natures[form] = _nature(number, *form)
+        where = (size, compressed, offset, crc, method, flags)
+        return Record(number, name.removesuffix("/"), *nature, *where, raw_name, clock, date, extra)
 
 
-def _record(number: int, fields: tuple[int, ...], raw_name: bytes, extra: dict[int, bytes]) -> Record:
-    _, maker, _, flags, method, clock, date, crc, compressed, size, *_, disk, _, attributes, offset = fields
-    if disk not in {0, layout.FULL_16}:
-        raise ArchiveRefused(Refusal.UNSUPPORTED, "The zip has several volumes. Send it as one file.")
-    size, compressed, offset = _wide_numbers(number, (size, compressed, offset), extra)
-    name = _text(number, raw_name, flags)
-    kind, mode = _nature(number, maker >> 8, attributes, is_directory=name.endswith("/"))
-    entry = Entry(
-        name=name.removesuffix("/"),
-        kind=kind,
-        size=size,
-        mode=mode,
-        mtime_ns=layout.mtime_ns_of(clock, date, extra),
-    )
-    return Record(number, entry, raw_name, flags, method, crc, compressed, offset)
-
-
-def _wide_numbers(number: int, short: tuple[int, int, int], extra: dict[int, bytes]) -> Iterator[int]:
+def _wide_numbers(number: int, short: tuple[int, int, int], extra: bytes) -> Iterator[int]:
     """Each full 32-bit field takes the next 8 bytes of the zip64 field (APPNOTE 4.5.3)."""
-    field, at = extra.get(layout.EXTRA_ZIP64, b""), 0
+    field, at = layout.field_of(extra, layout.EXTRA_ZIP64), 0
     for value in short:
         if value != layout.FULL_32 or not field:
             yield value
@@ -193,18 +241,22 @@ def _wide_numbers(number: int, short: tuple[int, int, int], extra: dict[int, byt
         at += 8
 
 
-def _text(number: int, raw_name: bytes, flags: int) -> str:
-    """UTF-8 where it is said or where it fits (macOS does not say it), else the code page of old DOS."""
+def _text(number: int, raw_name: bytes, flags: int, stranger: bool) -> str:
+    """UTF-8 where it is said or where it fits (macOS does not say it).
+
+    Other bytes of ours are those of the file's name, kept as `os.fsdecode` keeps them; a stranger's are of
+    the code page of old DOS.
+    """
     try:
         return raw_name.decode()
     except UnicodeDecodeError:
         if flags & layout.FLAG_UTF8:
             message = f"Entry {number} has a name that is not UTF-8. Nothing was written."
             raise ArchiveRefused(Refusal.UNSAFE_NAME, message) from None
-    return raw_name.decode("cp437")
+    return raw_name.decode("cp437") if stranger else raw_name.decode("utf-8", "surrogateescape")
 
 
-def _nature(number: int, system: int, attributes: int, *, is_directory: bool) -> tuple[Kind, int]:
+def _nature(number: int, system: int, attributes: int, is_directory: bool) -> tuple[Kind, int]:
     """The kind and the permission bits. A slash at the end of the name and the mode must agree."""
     by_name = Kind.DIRECTORY if is_directory else Kind.FILE
     mode = attributes >> 16 if system in {layout.UNIX, layout.DARWIN} else 0

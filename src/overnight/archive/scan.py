@@ -40,13 +40,18 @@ class Scan:
     whole: bool
 
 
-def scan(path: Path, count: Count, *, names: Collection[str] | None = None) -> Scan:
-    """Of all entries, or of those with these `names`. Blocking. Raises ArchiveRefused, OSError."""
+def scan(path: Path, count: Count, *, since: int = 0, names: Collection[str] | None = None) -> Scan:
+    """Only of entries from the offset `since` on: `Packed.fresh_from`, if the base was looked at before.
+
+    With `names` only of these: what is new since an archive further back. Blocking. Raises ArchiveRefused, OSError.
+    """
     found: list[SecretFound] = []
     left = MOST
     with open_archive(path) as archive:
         for span in spans(archive, read_directory(archive, OWN_CAPS)):
-            if not _is_looked_at(span) or (names is not None and span.record.entry.name not in names):
+            if span.record.header_offset < since or not _is_looked_at(span):
+                continue
+            if names is not None and span.record.entry.name not in names:
                 continue
             left -= span.record.entry.size
             if left < 0:

@@ -48,8 +48,10 @@ def read_node(node: Node, *, largest: int, old: OldBlocks | None) -> Found | Fou
     """Raises Omitted. `old` may hold the first blocks of a large file in compressed form."""
     if node.kind is Kind.SYMLINK:
         return _read_link(node)
-    with _source():
+    try:
         fd = os.open(node.raw, OPEN_FILE, dir_fd=node.parent)
+    except OSError as error:
+        raise Omitted(omission_of(error)) from error
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -57,11 +59,11 @@ def read_node(node: Node, *, largest: int, old: OldBlocks | None) -> Found | Fou
         if status.st_size > largest:
             raise Omitted(Omission.TOO_LARGE)
         head = head_of(node, Kind.FILE, status)
-        if status.st_size > READ_WHOLE:
-            content = LargeContent(LargeFile(fd, status), old)
-            fd = -1  # taken over
-            return FoundLarge(head, content, status)
-        return _whole(fd, head, status)
+        if status.st_size <= READ_WHOLE:
+            return _whole(fd, head, status)
+        content = LargeContent(LargeFile(fd, status), old)
+        fd = -1  # taken over
+        return FoundLarge(head, content, status)
     finally:
         if fd >= 0:
             os.close(fd)
@@ -92,11 +94,18 @@ def _read_link(node: Node) -> Found:
 
 def _whole(fd: int, head: Head, status: os.stat_result) -> Found:
     """A file that grows is cut at the size it had at first; one that shrinks ends early."""
-    with _source():
+    try:
         content = os.read(fd, status.st_size)
         if len(content) < status.st_size:
             content += b"".join(_rest(fd, status.st_size - len(content)))
-    steady = len(content) == status.st_size and _identity(os.fstat(fd)) == _identity(status)
+        now = os.fstat(fd)
+    except OSError as error:
+        raise Omitted(omission_of(error)) from error
+    steady = (
+        len(content) == status.st_size == now.st_size
+        and now.st_mtime_ns == status.st_mtime_ns
+        and now.st_ctime_ns == status.st_ctime_ns
+    )
     return Found(head, squeezed(content), status, steady)
 
 
@@ -116,7 +125,3 @@ def _source() -> Iterator[None]:
         yield
     except OSError as error:
         raise Omitted(omission_of(error)) from error
-
-
-def _identity(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,22 +1,28 @@
 """Where each entry lies in the file, and its content, with real counters."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from operator import attrgetter
+from typing import NamedTuple
 
 from overnight.archive import layout
-from overnight.archive.codec import STORED, CodecError, crc32, inflater
+from overnight.archive.codec import STORED, CodecError, crc32, inflate, inflater
 from overnight.archive.model import KIB
-from overnight.archive.reader import ArchiveFile, Directory, Record, damaged
+from overnight.archive.reader import ArchiveFile, Directory, Record, Window, damaged
 
 STEP = 256 * KIB
 """Bytes read and inflated at a time."""
+
+WHOLE = 512 * KIB
+"""Content up to this size is inflated in one call."""
+
+_AHEAD = 32 * KIB
+"""Read with a local header: those of small entries that follow come along."""
 
 _DESCRIPTORS = frozenset({12, 16, 20, 24})
 """Lengths of a data descriptor: with or without signature, with 32-bit or 64-bit numbers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """A record together with the place of its (compressed) content."""
 
     record: Record
@@ -28,19 +34,22 @@ def spans(archive: ArchiveFile, directory: Directory) -> list[Span]:
 
     So none can share bytes with another (the way to a bomb of any size), and nothing can hide between them.
     """
-    records = sorted(directory.records, key=lambda record: record.header_offset)
+    records = sorted(directory.records, key=attrgetter("header_offset"))
     edges = [record.header_offset for record in records] + [directory.start]
     if edges[0] != 0:
         raise damaged("bytes lie before its first entry")
-    return [_span(archive, record, edge) for record, edge in zip(records, edges[1:], strict=True)]
+    headers = Window(archive, _AHEAD)
+    return [_span(headers, record, edge) for record, edge in zip(records, edges[1:], strict=True)]
 
 
-def _span(archive: ArchiveFile, record: Record, edge: int) -> Span:
+def _span(headers: Window, record: Record, edge: int) -> Span:
     header_end = record.header_offset + layout.LOCAL.size
     if header_end > edge:
         raise damaged(f"entry {record.number} overlaps another")
-    fields = layout.LOCAL.unpack(archive.read(record.header_offset, layout.LOCAL.size))
-    signature, _, flags, method, _, _, crc, compressed, size, name_length, extra_length = fields
+    header = headers.read(record.header_offset, layout.LOCAL.size + len(record.raw_name))
+    signature, _, flags, method, _, _, crc, compressed, size, name_length, extra_length = (
+        layout.LOCAL.unpack_from(header)
+    )
     start = header_end + name_length + extra_length
     rest = edge - start - record.compressed_size
     if rest < 0:
@@ -48,32 +57,67 @@ def _span(archive: ArchiveFile, record: Record, edge: int) -> Span:
     described = bool(flags & layout.FLAG_DESCRIPTOR)
     if (rest not in _DESCRIPTORS) if described else (rest != 0):
         raise damaged(f"bytes that belong to no entry follow entry {record.number}")
-    numbers = ((crc, record.crc), (compressed, record.compressed_size), (size, record.entry.size))
-    if signature != layout.LOCAL_SIGNATURE or method != record.method or not (described or _same(numbers)):
+    agree = described or _agree(record, crc, (compressed, size))
+    if signature != layout.LOCAL_SIGNATURE or method != record.method or not agree:
         raise damaged(f"entry {record.number} and its header disagree")
-    if archive.read(header_end, name_length) != record.raw_name:
+    if name_length != len(record.raw_name) or not header.endswith(record.raw_name):
         raise damaged(f"entry {record.number} has two names")
     return Span(record, start)
 
 
-def _same(numbers: tuple[tuple[int, int], ...]) -> bool:
-    (crc, true_crc), *sizes = numbers
-    return crc == true_crc and all(short in {true, layout.FULL_32} for short, true in sizes)
+def _agree(record: Record, crc: int, sizes: tuple[int, int]) -> bool:
+    if crc != record.crc:
+        return False
+    true = (record.compressed_size, record.size)
+    return sizes == true or all(
+        short in {long, layout.FULL_32} for short, long in zip(sizes, true, strict=True)
+    )
 
 
 def content(archive: ArchiveFile, span: Span) -> Iterator[bytes]:
     """The plain bytes, never more than the directory declares; raises ArchiveRefused at the first lie."""
     record = span.record
+    if is_small(record):
+        yield whole(record, archive.read(span.start, record.compressed_size))
+        return
     pieces = _stored(archive, span) if record.method == STORED else _inflated(archive, span)
     size = crc = 0
     for piece in pieces:
         size += len(piece)
-        if size > record.entry.size:
-            raise damaged(f"entry {record.number} is larger than it says")
+        _check_size(record, size, at_end=False)
         crc = crc32(piece, crc)
         yield piece
-    if size != record.entry.size:
+    _check_size(record, size, at_end=True)
+    _check_crc(record, crc)
+
+
+def is_small(record: Record) -> bool:
+    return record.size <= WHOLE and record.compressed_size <= WHOLE
+
+
+def whole(record: Record, data: bytes) -> bytes:
+    """The plain bytes of a small entry, all at once; raises ArchiveRefused."""
+    plain = data if record.method == STORED else _inflated_whole(record, data)
+    _check_size(record, len(plain), at_end=True)
+    _check_crc(record, crc32(plain))
+    return plain
+
+
+def _inflated_whole(record: Record, data: bytes) -> bytes:
+    try:
+        return inflate(data, record.size)
+    except CodecError:
+        raise damaged(f"entry {record.number} cannot be inflated") from None
+
+
+def _check_size(record: Record, size: int, *, at_end: bool) -> None:
+    if size > record.size:
+        raise damaged(f"entry {record.number} is larger than it says")
+    if at_end and size < record.size:
         raise damaged(f"entry {record.number} is smaller than it says")
+
+
+def _check_crc(record: Record, crc: int) -> None:
     if crc != record.crc:
         raise damaged(f"entry {record.number} does not match its checksum")
 

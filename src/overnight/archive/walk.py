@@ -9,7 +9,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -25,21 +24,25 @@ LeaveOut = Callable[[str, Omission], None]
 class Node(NamedTuple):
     """Something found. Valid until the walk goes on: then `parent` may be closed.
 
-    `name` is what the archive calls it; `raw` is its name in `parent`, or ROOT. `status` is set for directories,
-    and for all if that was asked for.
+    `path` is what the archive calls it, without a slash at its end; `raw` is its name in `parent`, or ROOT.
+    `status` is set for directories, and for all if that was asked for.
     """
 
     parent: int
     raw: str
-    name: str
+    path: bytes
     kind: Kind
     status: os.stat_result | None
+
+    @property
+    def name(self) -> str:
+        return os.fsdecode(self.path)
 
 
 class Selection(Protocol):
     """Which files of the workspace belong into its archive."""
 
-    def omission(self, raw: str, path: str, *, is_directory: bool) -> Omission | None:
+    def omission(self, raw: str, path: bytes, *, is_directory: bool) -> Omission | None:
         """Why not, or None. `raw` is the last component of `path`."""
         ...
 
@@ -47,7 +50,7 @@ class Selection(Protocol):
 class Everything:
     """For a transcript, which is whole whatever is excluded."""
 
-    def omission(self, raw: str, path: str, *, is_directory: bool) -> Omission | None:
+    def omission(self, raw: str, path: bytes, *, is_directory: bool) -> Omission | None:
         return None
 
 
@@ -55,10 +58,10 @@ Child = tuple[bytes, Kind | None, os.DirEntry[str]]
 
 
 class _Level(NamedTuple):
+    """An open directory; `prefix` is its name with a slash behind, or empty."""
+
     fd: int
-    prefix: str
-    room: int
-    """Bytes that a name here may have within the longest path."""
+    prefix: bytes
     depth: int
     children: Iterator[Child]
 
@@ -75,11 +78,11 @@ class Walk:
 
     def __iter__(self) -> Generator[Node, None, None]:
         """In the bytes order of the names in the archive. OSError if the root is no directory."""
-        prefix = self.part.prefix
+        prefix = os.fsencode(self.part.prefix)
         root = os.open(self.part.root, OPEN_DIRECTORY)
         stack: list[_Level] = []
         try:
-            stack.append(self._level(root, prefix, prefix.count("/") + bool(prefix)))
+            stack.append(self._level(root, prefix and prefix + b"/", prefix.count(b"/") + bool(prefix)))
             if prefix:
                 yield Node(root, ROOT, prefix, Kind.DIRECTORY, os.fstat(root))
             yield from self._below(stack)
@@ -91,59 +94,58 @@ class Walk:
         while stack:
             level = stack[-1]
             for key, kind, child in level.children:
-                path = f"{level.prefix}/{child.name}" if level.prefix else child.name
-                node = self._node(level, path, key, kind, child)
-                if node is None:
+                if kind is Kind.DIRECTORY:
+                    below = self._enter(level, key, child.name)
+                    if below is not None:
+                        stack.append(below)
+                        yield Node(level.fd, child.name, below.prefix[:-1], kind, os.fstat(below.fd))
+                        break
                     continue
-                if kind is not Kind.DIRECTORY:
+                node = self._node(level, level.prefix + key, kind, child)
+                if node is not None:
                     yield node
-                    continue
-                below = self._enter(level, child.name, path)
-                if below is not None:
-                    stack.append(below)
-                    yield node._replace(status=os.fstat(below.fd))
-                    break
             else:
                 os.close(stack.pop().fd)
 
-    def _node(
-        self, level: _Level, path: str, key: bytes, kind: Kind | None, child: os.DirEntry[str]
-    ) -> Node | None:
-        omission = self._omission(level, path, key, kind, child.name)
+    def _node(self, level: _Level, path: bytes, kind: Kind | None, child: os.DirEntry[str]) -> Node | None:
+        omission = self._omission(level, child.name, path, is_directory=False)
         if omission is None and kind is not None:
-            if not self.look or kind is Kind.DIRECTORY:
-                return Node(level.fd, child.name, path, kind, None)
             try:
-                return Node(level.fd, child.name, path, kind, child.stat(follow_symlinks=False))
+                status = child.stat(follow_symlinks=False) if self.look else None
+                return Node(level.fd, child.name, path, kind, status)
             except OSError as error:
                 omission = omission_of(error)
-        self.leave_out(path, omission or Omission.SPECIAL)
+        self.leave_out(os.fsdecode(path), omission or Omission.SPECIAL)
         return None
 
-    def _enter(self, level: _Level, raw: str, path: str) -> _Level | None:
+    def _enter(self, level: _Level, key: bytes, raw: str) -> _Level | None:
+        prefix = level.prefix + key
+        omission = self._omission(level, raw, prefix[:-1], is_directory=True)
         try:
-            return self._level(os.open(raw, OPEN_DIRECTORY, dir_fd=level.fd), path, level.depth + 1)
+            if omission is None:
+                fd = os.open(raw, OPEN_DIRECTORY, dir_fd=level.fd)
+                return self._level(fd, prefix, level.depth + 1)
         except OSError as error:
-            self.leave_out(path, omission_of(error))
-            return None
+            omission = omission_of(error)
+        self.leave_out(os.fsdecode(prefix[:-1]), omission)
+        return None
 
-    def _level(self, fd: int, path: str, depth: int) -> _Level:
+    def _level(self, fd: int, prefix: bytes, depth: int) -> _Level:
         """Takes the descriptor over: closes it if the directory cannot be listed."""
         try:
-            room = self.caps.path_bytes - len(os.fsencode(path)) - 1
-            return _Level(fd, path, room, depth, _children(fd))
+            return _Level(fd, prefix, depth, _children(fd))
         except OSError:
             os.close(fd)
             raise
 
-    def _omission(self, level: _Level, path: str, key: bytes, kind: Kind | None, raw: str) -> Omission | None:
+    def _omission(self, level: _Level, raw: str, path: bytes, *, is_directory: bool) -> Omission | None:
         if raw == RESERVED and not level.prefix:
             return Omission.RESERVED
         if level.depth >= self.caps.depth:
             return Omission.TOO_DEEP
-        if len(key) > level.room:
+        if len(path) > self.caps.path_bytes:
             return Omission.TOO_LONG
-        return self.selection.omission(raw, path, is_directory=kind is Kind.DIRECTORY)
+        return self.selection.omission(raw, path, is_directory=is_directory)
 
 
 _OUR_TROUBLE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -180,14 +182,14 @@ def _key(child: Child) -> bytes:
 
 def _kind(child: os.DirEntry[str]) -> Kind | None:
     """From the listing itself, as a rule without a look at the file."""
-    with suppress(OSError):
+    try:
         if child.is_file(follow_symlinks=False):
             return Kind.FILE
         if child.is_dir(follow_symlinks=False):
             return Kind.DIRECTORY
-        if child.is_symlink():
-            return Kind.SYMLINK
-    return None
+        return Kind.SYMLINK if child.is_symlink() else None
+    except OSError:
+        return None
 
 
 def kind_of(mode: int) -> Kind | None:
@@ -200,38 +202,37 @@ class Descent:
     """Goes to places of a tree again, step by step from its root and never through a link."""
 
     def __init__(self, part: Part) -> None:
-        self._prefix = part.prefix
-        self._open: list[tuple[str, int]] = [("", os.open(part.root, OPEN_DIRECTORY))]
+        self._prefix = os.fsencode(part.prefix)
+        self._open: list[tuple[bytes, int]] = [(b"", os.open(part.root, OPEN_DIRECTORY))]
 
     def close(self) -> None:
         while self._open:
             os.close(self._open.pop()[1])
 
-    def visit(self, nodes: Iterable[tuple[str, Kind]], leave_out: LeaveOut) -> Iterator[Node]:
-        """Each is valid until the next; the nodes come in the order of a walk."""
-        for name, kind in nodes:
+    def visit(self, places: Iterable[tuple[bytes, Kind]], leave_out: LeaveOut) -> Iterator[Node]:
+        """Each node is valid until the next. In the order of a walk no directory is opened twice."""
+        for path, kind in places:
             try:
-                yield self._node(name, kind)
+                yield self._node(path, kind)
             except OSError as error:
-                leave_out(name, omission_of(error))
+                leave_out(os.fsdecode(path), omission_of(error))
 
-    def _node(self, name: str, kind: Kind) -> Node:
-        if name == self._prefix:
+    def _node(self, path: bytes, kind: Kind) -> Node:
+        if path == self._prefix:
             root = self._open[0][1]
-            return Node(root, ROOT, name, kind, os.fstat(root))
-        path = name.removeprefix(f"{self._prefix}/" if self._prefix else "").split("/")
-        parent = self._directory(path[:-1])
-        if kind is not Kind.DIRECTORY:
-            return Node(parent, path[-1], name, kind, None)
-        return Node(parent, path[-1], name, kind, os.fstat(self._directory(path)))
+            return Node(root, ROOT, path, kind, os.fstat(root))
+        steps = path.removeprefix(self._prefix and self._prefix + b"/").split(b"/")
+        parent, raw = self._directory(steps[:-1]), os.fsdecode(steps[-1])
+        status = os.fstat(self._directory(steps)) if kind is Kind.DIRECTORY else None
+        return Node(parent, raw, path, kind, status)
 
-    def _directory(self, path: list[str]) -> int:
+    def _directory(self, steps: list[bytes]) -> int:
         """An open descriptor; those on its way are kept for the next call."""
         shared = 0
-        while shared < min(len(path), len(self._open) - 1) and self._open[shared + 1][0] == path[shared]:
+        while shared < min(len(steps), len(self._open) - 1) and self._open[shared + 1][0] == steps[shared]:
             shared += 1
         while len(self._open) > shared + 1:
             os.close(self._open.pop()[1])
-        for part in path[shared:]:
-            self._open.append((part, os.open(part, OPEN_DIRECTORY, dir_fd=self._open[-1][1])))
+        for step in steps[shared:]:
+            self._open.append((step, os.open(step, OPEN_DIRECTORY, dir_fd=self._open[-1][1])))
         return self._open[-1][1]

@@ -68,15 +68,23 @@ class Head(NamedTuple):
     mode: int
     mtime_ns: int
 
-    def raw_name(self) -> bytes:
-        return os.fsencode(f"{self.name}/" if self.kind is Kind.DIRECTORY else self.name)
 
-    def flags(self) -> int:
-        return 0 if self.name.isascii() or not _is_utf8(self.name) else layout.FLAG_UTF8
+class _Form(NamedTuple):
+    """What both records of an entry say."""
 
-    def attributes(self) -> int:
-        dos = _DOS_DIRECTORY if self.kind is Kind.DIRECTORY else 0
-        return (_KIND_BITS[self.kind] | self.mode) << 16 | dos
+    name: bytes
+    flags: int
+    clock: int
+    date: int
+    times: bytes
+
+
+def _form_of(head: Head) -> _Form:
+    name = os.fsencode(head.name)
+    flags = 0 if head.name.isascii() or not _is_utf8(head.name) else layout.FLAG_UTF8
+    clock, date = layout.dos_time(head.mtime_ns)
+    slashed = name + b"/" if head.kind is Kind.DIRECTORY else name
+    return _Form(slashed, flags, clock, date, layout.local_times(head.mtime_ns))
 
 
 def _is_utf8(name: str) -> bool:
@@ -101,23 +109,22 @@ class ZipWriter:
         return len(self._central)
 
     def add(self, head: Head, body: Body) -> None:
-        offset = self.position
-        self._emit(_local_record(head, body))
+        form, offset = _form_of(head), self.position
+        self._emit(_local_record(form, body))
         for chunk in body.chunks:
             self._emit(chunk)
-        self._central += _central_record(head, body, offset, head.flags())
-        self.entries += 1
+        self._note(head, form, body, offset)
 
     def add_stream(self, head: Head, stream: Stream, chunks: Iterable[bytes]) -> None:
-        offset, long = self.position, stream.largest >= LONG_FROM
-        self._emit(_open_local_record(head, long=long))
+        form, offset, long = _form_of(head), self.position, stream.largest >= LONG_FROM
+        form = form._replace(flags=form.flags | layout.FLAG_DESCRIPTOR)
+        self._emit(_open_local_record(form, long=long))
         start = self.position
         for chunk in chunks:
             self._emit(chunk)
         body = Body(DEFLATED, stream.crc, stream.size, self.position - start, ())
         self._emit(_descriptor(body, long=long))
-        self._central += _central_record(head, body, offset, head.flags() | layout.FLAG_DESCRIPTOR)
-        self.entries += 1
+        self._note(head, form, body, offset)
 
     def adopt(self, length: int, records: Iterable[bytes], count: int) -> None:
         """Entries that were copied as they lay elsewhere, all of `length` bytes, and their central records."""
@@ -133,37 +140,47 @@ class ZipWriter:
         self._emit(tail)
         return hashlib.sha256(tail).hexdigest()
 
+    def _note(self, head: Head, form: _Form, body: Body, offset: int) -> None:
+        self._central += _central_record(head, form, body, offset)
+        self.entries += 1
+
     def _emit(self, chunk: bytes) -> None:
         self._write(chunk)
         self.position += len(chunk)
 
 
-def _local_record(head: Head, body: Body) -> bytes:
-    extra, sizes = b"", (body.compressed_size, body.size)
-    if max(sizes) >= layout.FULL_32:
-        # A local header carries both numbers or none (APPNOTE 4.5.3), plain size first.
-        extra = layout.extra_field(layout.EXTRA_ZIP64, _quads(body.size, body.compressed_size))
-        sizes = (layout.FULL_32, layout.FULL_32)
-    return _packed_local(head, head.flags(), body.method, body.crc, sizes, extra)
+def _local_record(form: _Form, body: Body) -> bytes:
+    if body.size < layout.FULL_32 > body.compressed_size:
+        return _packed_local(form, body.method, body.crc, body.compressed_size, body.size, b"")
+    # A local header carries both numbers or none (APPNOTE 4.5.3), plain size first.
+    extra = layout.extra_field(layout.EXTRA_ZIP64, _quads(body.size, body.compressed_size))
+    return _packed_local(form, body.method, body.crc, layout.FULL_32, layout.FULL_32, extra)
 
 
-def _open_local_record(head: Head, *, long: bool) -> bytes:
+def _open_local_record(form: _Form, *, long: bool) -> bytes:
     """For content whose lengths and checksum stand behind it."""
-    flags = head.flags() | layout.FLAG_DESCRIPTOR
     if not long:
-        return _packed_local(head, flags, DEFLATED, 0, (0, 0), b"")
+        return _packed_local(form, DEFLATED, 0, 0, 0, b"")
     extra = layout.extra_field(layout.EXTRA_ZIP64, _quads(0, 0))
-    return _packed_local(head, flags, DEFLATED, 0, (layout.FULL_32, layout.FULL_32), extra)
+    return _packed_local(form, DEFLATED, 0, layout.FULL_32, layout.FULL_32, extra)
 
 
-def _packed_local(
-    head: Head, flags: int, method: int, crc: int, sizes: tuple[int, int], extra: bytes
-) -> bytes:
-    name, version = head.raw_name(), layout.VERSION_ZIP64 if extra else layout.VERSION_PLAIN
-    extra += layout.local_times(head.mtime_ns)
-    clock, date = layout.dos_time(head.mtime_ns)
+def _packed_local(form: _Form, method: int, crc: int, compressed: int, size: int, extra: bytes) -> bytes:
+    name, flags, clock, date, times = form
+    version = layout.VERSION_ZIP64 if extra else layout.VERSION_PLAIN
+    extra += times
     record = layout.LOCAL.pack(
-        layout.LOCAL_SIGNATURE, version, flags, method, clock, date, crc, *sizes, len(name), len(extra)
+        layout.LOCAL_SIGNATURE,
+        version,
+        flags,
+        method,
+        clock,
+        date,
+        crc,
+        compressed,
+        size,
+        len(name),
+        len(extra),
     )
     return record + name + extra
 
@@ -173,20 +190,15 @@ def _descriptor(body: Body, *, long: bool) -> bytes:
     return form.pack(layout.DESCRIPTOR_SIGNATURE, body.crc, body.compressed_size, body.size)
 
 
-def _central_record(head: Head, body: Body, offset: int, flags: int) -> bytes:
-    numbers = (body.size, body.compressed_size, offset)
+def _central_record(head: Head, form: _Form, body: Body, offset: int) -> bytes:
+    name, flags, clock, date, times = form
+    _, crc, size, compressed, _ = body
     extra, version = b"", layout.VERSION_PLAIN
-    if max(numbers) >= layout.FULL_32:
-        long = [number for number in numbers if number >= layout.FULL_32]
+    if size >= layout.FULL_32 or compressed >= layout.FULL_32 or offset >= layout.FULL_32:
+        long = [number for number in (size, compressed, offset) if number >= layout.FULL_32]
         extra, version = layout.extra_field(layout.EXTRA_ZIP64, _quads(*long)), layout.VERSION_ZIP64
-        numbers = (
-            min(numbers[0], layout.FULL_32),
-            min(numbers[1], layout.FULL_32),
-            min(numbers[2], layout.FULL_32),
-        )
-    name = head.raw_name()
-    extra += layout.central_times(head.mtime_ns)
-    clock, date = layout.dos_time(head.mtime_ns)
+        size, compressed, offset = (min(number, layout.FULL_32) for number in (size, compressed, offset))
+    extra += layout.ntfs_times(head.mtime_ns) + times
     record = layout.CENTRAL.pack(
         layout.CENTRAL_SIGNATURE,
         layout.UNIX << 8 | version,
@@ -195,16 +207,16 @@ def _central_record(head: Head, body: Body, offset: int, flags: int) -> bytes:
         body.method,
         clock,
         date,
-        body.crc,
-        numbers[1],
-        numbers[0],
+        crc,
+        compressed,
+        size,
         len(name),
         len(extra),
         0,
         0,
         0,
-        head.attributes(),
-        numbers[2],
+        (_KIND_BITS[head.kind] | head.mode) << 16 | (_DOS_DIRECTORY if name.endswith(b"/") else 0),
+        offset,
     )
     return record + name + extra
 

@@ -46,7 +46,14 @@ class Restoring:
         workspace, baseline = workspace_at(root), Baseline(root)
         routes = {"": workspace.files, TRANSCRIPT_PREFIX: workspace.transcripts}
         if archive.origin is Origin.RUN:
-            unpack(baseline.archive, routes, profile=OWN, owner=owner)
+            unpack(
+                baseline.archive,
+                routes,
+                profile=OWN,
+                owner=owner,
+                record=baseline.record,
+                sha256=archive.sha256,
+            )
         else:
             unpack(baseline.archive, routes, profile=self.uploads, owner=owner)
             baseline.archive.unlink()
