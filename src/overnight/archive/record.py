@@ -20,8 +20,6 @@ from overnight.archive.reader import ArchiveFile
 _STATUS = struct.Struct("<QQQQI")
 _64_BITS = (1 << 64) - 1
 """A time of 2400 needs more than 63 bits of nanoseconds; whether it changed shows in the low 64 too."""
-UNSURE = bytes(_STATUS.size)
-"""The status of an entry that may have been written to right after it was looked at; equals no other."""
 SETTLED_NS = 2 * NS
 """Clocks of file systems tick every 4 ms to 2 s: a younger change may share its time with a later one."""
 
@@ -41,10 +39,16 @@ def status_of(status: os.stat_result) -> bytes:
     return _STATUS.pack(status.st_size, mtime_ns, ctime_ns, status.st_ino, status.st_mode)
 
 
-def sure_status_of(status: os.stat_result, now_ns: int) -> bytes:
-    """UNSURE where a later change might not show. `now_ns` is the file system's own time."""
-    young = max(status.st_mtime_ns, status.st_ctime_ns) >= now_ns - SETTLED_NS
-    return UNSURE if young and not stat.S_ISDIR(status.st_mode) else status_of(status)
+def unsure_status_of(status: os.stat_result) -> bytes:
+    """Without ctime and inode, so that it equals no file's: the content may be newer than it says."""
+    if stat.S_ISDIR(status.st_mode):
+        return status_of(status)
+    return _STATUS.pack(status.st_size, status.st_mtime_ns & _64_BITS, 0, 0, status.st_mode)
+
+
+def is_young(status: os.stat_result, now_ns: int) -> bool:
+    """Whether a later change might not show. `now_ns` is the file system's own time."""
+    return max(status.st_mtime_ns, status.st_ctime_ns) >= now_ns - SETTLED_NS
 
 
 def same_but_for_times_of_change(before: bytes, now: bytes) -> bool:
@@ -58,7 +62,8 @@ def size_of(status: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """`statuses`: the name of each entry of the tree (raw, no slash at its end) to its `status_of`, or UNSURE.
+    """`statuses`: the name of each entry of the tree (raw, no slash at its end) to its `status_of`, or
+    `unsure_status_of` if it may have been written to right after it was looked at.
 
     Entries that are no file of the tree (`.overnight/session.json`) are not in it, nor is the root of a part.
     The directory of a zip holds the names, lengths and checksums of all entries, so `directory_sha256` ties a
