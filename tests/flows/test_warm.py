@@ -93,7 +93,8 @@ async def test_the_next_job_finds_what_it_would_have_restored_and_fetches_nothin
 async def test_a_follow_up_that_starts_with_the_finish_waits_for_what_is_kept(world: Any) -> None:
     first = await world.submit()
     second, sight = await world.submit(session_id=first.session_id), Sight()
-    publish, follow_up = world.archives.publish, []
+    publish = world.archives.publish
+    follow_up: list[asyncio.Task[None]] = []
 
     async def starts_the_next(name: str, alias: str) -> None:
         await publish(name, alias)
