@@ -94,18 +94,25 @@ class Settings(BaseSettings):
         10.0, gt=0, description="How long an interrupted agent may take to say its last word."
     )
 
-    isolation: Literal["auto", "namespace", "landlock", "none"] = Field(
+    isolation: Literal["auto", "namespace", "landlock", "uid", "none"] = Field(
         "auto",
-        description="`namespace` needs bubblewrap, `landlock` a kernel of 6.7 or newer; `auto` takes the best that "
-        "withstands an attack at start-up, and says which.",
+        description="`namespace` needs bubblewrap, `landlock` a kernel of 6.7 or newer, `uid` root; `auto` takes the "
+        "best that withstands an attack at start-up, and says which.",
     )
-    min_isolation: Literal["namespace", "landlock"] = Field(
+    min_isolation: Literal["namespace", "landlock", "uid"] = Field(
         "landlock", description="Below this tier no jobs are run: they stay queued, and `/readyz` says why."
     )
     allow_unsandboxed: Literal["i-understand"] | None = Field(
         None,
         description="`i-understand` runs jobs below `OVERNIGHT_MIN_ISOLATION` too: they can read and change "
         "everything that the service can.",
+    )
+    uid_base: int = Field(
+        42_000,
+        ge=0,
+        le=2**31,
+        description="First of the numeric users that runs get, one each, if the service is root; none of them, nor "
+        "of the 1,023 after it, may be anybody else's. 0: runs are the service's own user.",
     )
     sandbox_memory_bytes: int = Field(
         16 * 1024**3, ge=4 * 1024**3, description="Address space of each process of a run."

@@ -17,9 +17,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from overnight.agent import processes
 from overnight.agent.grants import Allowance
 from overnight.agent.run import ClaudeAgent, claude_agent
+from overnight.archive import give_tree
 from overnight.domain.job import JobRequest
 from overnight.domain.outcome import Outcome
-from overnight.ports import RunOrder, Workspace
+from overnight.ports import Owner, RunOrder, Workspace
 from overnight.rehearsal.app import rehearsal_app
 from overnight.serving import listen, serving, url_of
 from overnight.settings import Settings
@@ -127,6 +128,7 @@ class Stage:
     def start(self, prompt: str, *, spent_usd: float = 0.0, **options: Any) -> "asyncio.Task[Outcome]":
         self.events.clear()
         self.stop = Order()
+        give_away(self.workspace)
         order = RunOrder(
             job_id="job_1",
             attempt=1,
@@ -167,7 +169,7 @@ class Stage:
     def move_to(self, root: Path) -> None:
         """What restoring the session on another machine comes to."""
         self.workspace.root.rename(root)
-        self.workspace = workspace_at(root)
+        self.workspace = workspace_at(root, self.workspace.owner)
 
     @property
     def transcript(self) -> Path:
@@ -184,10 +186,21 @@ def lives_in(pid: int, root: Path) -> bool:
     return str(root) in mounts or cwd.startswith(str(root))
 
 
-def workspace_at(root: Path) -> Workspace:
+def give_away(workspace: Workspace) -> None:
+    """What the preparation of a workspace does for the user of its run."""
+    for tree in (workspace.files, workspace.home):
+        if workspace.owner is not None:
+            give_tree(tree, workspace.owner)
+
+
+def workspace_at(root: Path, owner: Owner | None = None) -> Workspace:
     home = root / "home"
     workspace = Workspace(
-        root=root, files=root / "files", home=home, transcripts=home / ".claude" / "projects" / "session"
+        root=root,
+        files=root / "files",
+        home=home,
+        transcripts=home / ".claude" / "projects" / "session",
+        owner=owner,
     )
     workspace.files.mkdir(parents=True, exist_ok=True)
     home.mkdir(exist_ok=True)
@@ -215,10 +228,11 @@ def stage(tmp_path: Path) -> Staging:
             }
             options = Settings(**(given | settings))
             allowed = allowance or Allowance()
-            async with claude_agent(
-                options, clock=WallClock(), entropy=Chance(), allow=lambda _: allowed
-            ) as agent:
-                yield Stage(agent, workspace_at(tmp_path / "workspace"), api)
+            async with (
+                claude_agent(options, clock=WallClock(), entropy=Chance(), allow=lambda _: allowed) as agent,
+                agent.slot() as slot,
+            ):
+                yield Stage(agent, workspace_at(tmp_path / "workspace", slot.owner), api)
 
     return staged
 

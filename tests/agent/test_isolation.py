@@ -1,5 +1,6 @@
 """The tier is proved by an attack: what does not hold is not believed."""
 
+import dataclasses
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from overnight.agent.isolation import (
     make_tier,
 )
 from overnight.agent.network import Joiner
+from overnight.agent.slots import MACHINE_WIDE, Slots
 from overnight.agent.tiers import install_launcher
 
 Choose = Callable[..., Awaitable[Isolation]]
@@ -130,3 +132,64 @@ async def test_none_is_what_it_says_and_runs_no_jobs(choose: Choose) -> None:
     refusal = chosen.refusal("landlock") or ""
     assert "NO JOBS ARE RUN" in refusal
     assert "OVERNIGHT_ALLOW_UNSANDBOXED=i-understand" in refusal
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give runs users of their own")
+
+
+@pytest.fixture
+def of_root(machine: Machine) -> Machine:
+    return dataclasses.replace(machine, slots=Slots(42_000, (machine.data / "slots", MACHINE_WIDE)))
+
+
+def modes(directory: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mode & 0o7777 for path in (directory, *directory.iterdir())}
+
+
+@needs_root
+@pytest.mark.parametrize("tier", ["landlock", "uid"])
+async def test_the_way_to_workspaces_is_open_and_nothing_else_is(of_root: Machine, tier: Wanted) -> None:
+    (of_root.data / "overnight.db").touch(mode=0o644)
+    (of_root.data / "archives").mkdir(mode=0o755)
+    assert (await choose_tier(tier, of_root)).owned
+    found = modes(of_root.data)
+    assert (found.pop("data"), found.pop("runs")) == (0o711, 0o711)
+    assert not any(mode & 0o077 for mode in found.values()), found
+
+
+@needs_root
+async def test_a_namespace_needs_no_way_and_has_all_the_properties_there_are(of_root: Machine) -> None:
+    of_root.data.chmod(0o700)
+    chosen = await choose_tier("auto", of_root)
+    assert (chosen.tier.name, chosen.failures) == ("namespace", ())
+    assert all(chosen.properties.values()), chosen.report
+    assert of_root.data.stat().st_mode & 0o7777 == 0o700
+
+
+@needs_root
+async def test_where_users_cannot_pass_a_tier_goes_on_without_them_and_says_so(of_root: Machine) -> None:
+    above = of_root.data.parent
+    above.chmod(0o700)
+    of_root.data.chmod(0o750)
+    with pytest.raises(IsolationUnavailable, match="chmod o\\+x"):
+        await choose_tier("uid", of_root)
+    chosen = await choose_tier("landlock", of_root)
+    assert not chosen.owned
+    assert "Runs have no user of their own" in chosen.report
+    assert of_root.data.stat().st_mode & 0o7777 == 0o750, "what was of no use is undone"
+
+
+@needs_root
+async def test_a_directory_that_others_write_to_is_not_taken_for_ours(of_root: Machine) -> None:
+    of_root.data.chmod(0o1777)
+    (of_root.data / "theirs").touch(mode=0o644)
+    with pytest.raises(IsolationUnavailable, match="alone to write to"):
+        await choose_tier("uid", of_root)
+    assert of_root.data.stat().st_mode & 0o7777 == 0o1777
+    assert (of_root.data / "theirs").stat().st_mode & 0o777 == 0o644
+
+
+async def test_who_is_not_root_has_no_tier_of_users(choose: Choose) -> None:
+    """Here by a machine that has no users to give."""
+    with pytest.raises(IsolationUnavailable, match="OVERNIGHT_UID_BASE"):
+        await choose("uid")

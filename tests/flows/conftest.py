@@ -1,8 +1,9 @@
 """A worker over memory adapters and a real directory, with an agent that does what a test tells it."""
 
 import asyncio
+import contextlib
 import itertools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from overnight.flows.lease import Holder
 from overnight.flows.run_job import Runner, ring
 from overnight.flows.sweep import Sweep
 from overnight.flows.workspace import Workspaces
-from overnight.ports import Bell, RunOrder, Stop
+from overnight.ports import Bell, Owner, RunOrder, Slot, Stop
 
 Act = Callable[[RunOrder, Callable[[str, Mapping[str, Any]], None], Stop], Awaitable[Outcome]]
 
@@ -67,6 +68,16 @@ class ScriptedAgent:
         self.acts: list[Act] = []
         self.orders: list[RunOrder] = []
         self.reaped: list[Path] = []
+        self.held = 0
+        self.owner: Owner | None = None
+
+    @contextlib.asynccontextmanager
+    async def slot(self) -> AsyncIterator[Slot]:
+        self.held += 1
+        try:
+            yield Slot(owner=self.owner)
+        finally:
+            self.held -= 1
 
     async def run(
         self, order: RunOrder, *, emit: Callable[[str, Mapping[str, Any]], None], stop: Stop

@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import importlib.util
 import json
+import os
 import secrets
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -36,7 +37,7 @@ def _fixtures_of(package: str) -> ModuleType:
 
 
 _agent, _e2e = _fixtures_of("agent"), _fixtures_of("e2e")
-stage = _agent.stage
+stage, give_away, workspace_at = _agent.stage, _agent.give_away, _agent.workspace_at
 start, service, e2e = _e2e.start, _e2e.service, _e2e.e2e
 
 
@@ -82,6 +83,7 @@ class Attacker:
 
     async def run(self, *lines: str) -> Outcome:
         """`lines` are directives of the rehearsal (docs/rehearsal.md)."""
+        give_away(self.workspace)
         prompt = "\n".join(("attack", *(f"rehearsal: {line}" for line in lines)))
         order = RunOrder(
             job_id="job_1",
@@ -102,35 +104,62 @@ class Attacker:
         (self.files / "attack.py").write_text(program)
         return json.loads(await self.bash("python3 attack.py"))
 
+    def moved_to(self, root: Path) -> Workspace:
+        """An empty workspace of the same owner."""
+        return workspace_at(root, self.workspace.owner)  # type: ignore[no-any-return]  # a fixture of tests/agent
+
     @property
     def output(self) -> str:
         return "\n".join(str(told["content"]) for kind, told in self.events if kind == "tool.finished")
 
 
-@pytest.fixture(params=["namespace", "landlock"])
-async def attacker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Attacker]:
+Opened = Callable[..., contextlib.AbstractAsyncContextManager[Attacker]]
+
+
+@pytest.fixture
+def attacker_in(tmp_path: Path) -> Opened:
+    """For a tier, and whether the run is the service's own user."""
+
+    @contextlib.asynccontextmanager
+    async def opened(tier: str, *, shared: bool = False, **more: Any) -> AsyncIterator[Attacker]:
+        async with contextlib.AsyncExitStack() as stack:
+            given: dict[str, Any] = {
+                "anthropic_base_url": await stack.enter_async_context(serve_rehearsal()),
+                "anthropic_api_key": "the-real-key",
+                "data": tmp_path / "data",
+                "isolation": tier,
+                "uid_base": 0 if shared else 42_000,
+                **more,
+            }
+            settings = Settings(**given)
+            try:
+                agent = await stack.enter_async_context(
+                    claude_agent(settings, clock=Machine(), entropy=Machine())
+                )
+            except IsolationUnavailable as unavailable:
+                pytest.skip(str(unavailable))
+            slot = await stack.enter_async_context(agent.slot())
+            assert (slot.owner is not None) == (os.geteuid() == 0 and not shared), agent.chosen.report
+            yield Attacker(agent, workspace_at(tmp_path / "data" / "runs" / "session", slot.owner))
+
+    return opened
+
+
+# Without a user of its own too, as a service has it that is not root.
+TIERS = ("namespace", "landlock", "namespace as the service", "landlock as the service")
+
+
+@pytest.fixture(params=TIERS)
+async def attacker(request: pytest.FixtureRequest, attacker_in: Opened) -> AsyncIterator[Attacker]:
     """In every tier that this machine can show."""
-    root = tmp_path / "data" / "workspaces" / "session"
-    workspace = Workspace(
-        root=root,
-        files=root / "files",
-        home=root / "home",
-        transcripts=root / "home" / ".claude" / "projects" / "session",
-    )
-    workspace.files.mkdir(parents=True)
-    workspace.home.mkdir()
-    async with contextlib.AsyncExitStack() as stack:
-        given: dict[str, Any] = {
-            "anthropic_base_url": await stack.enter_async_context(serve_rehearsal()),
-            "anthropic_api_key": "the-real-key",
-            "data": tmp_path / "data",
-            "isolation": request.param,
-        }
-        settings = Settings(**given)
-        try:
-            agent = await stack.enter_async_context(
-                claude_agent(settings, clock=Machine(), entropy=Machine())
-            )
-        except IsolationUnavailable as unavailable:
-            pytest.skip(str(unavailable))
-        yield Attacker(agent, workspace)
+    tier, _, shared = request.param.partition(" ")
+    async with attacker_in(tier, shared=bool(shared)) as opened:
+        yield opened
+
+
+@pytest.fixture(params=["uid", *TIERS])
+async def resident(request: pytest.FixtureRequest, attacker_in: Opened) -> AsyncIterator[Attacker]:
+    """Also in the tier that keeps the agent from nothing but what belongs to others."""
+    tier, _, shared = request.param.partition(" ")
+    async with attacker_in(tier, shared=bool(shared)) as opened:
+        yield opened

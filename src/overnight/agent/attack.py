@@ -13,21 +13,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from overnight.agent import processes
-from overnight.agent.environment import python_prefix
+from overnight.agent.environment import SYSTEM_PATH, python_prefix
 from overnight.agent.network import NetworkUnavailable
 from overnight.agent.seccomp import UnknownMachine
 from overnight.agent.tiers import Tier, run_directory
-from overnight.ports import Workspace
+from overnight.ports import Owner, Workspace
 
 ATTACK_SECONDS = 30.0
 GONE_SECONDS = 2.0
 """Within this the output of a killed survivor is closed."""
 
+OWN = "made-by-the-canary"
+"""A file that it makes in the workspace."""
+
 COMPLAINTS = "complaints"
 """The file that the canary's error output goes to, in the root of its workspace."""
 
 BREACHES: Mapping[str, tuple[str, ...]] = {
-    "files": ("read_the_secret",),
+    "secrets": ("read_the_secret",),
+    "files": ("read_the_secret", "read_an_open_file"),
     "writes": ("write_outside",),
     "environment": ("read_an_environment",),
     "network": ("reach_a_listener", "datagram"),
@@ -36,22 +40,23 @@ BREACHES: Mapping[str, tuple[str, ...]] = {
     "path_sockets": ("reach_a_socket_by_path",),
     "processes": ("see_a_process",),
     "signals": ("signal_a_process",),
+    "tracing": ("trace_a_process",),
     "kernel": ("use_the_kernel",),
     "survivors": ("survivor",),
     "limits": ("dump_core_or_take_all_memory",),
     "process_limit": ("fork_without_limit",),
+    "own_user": ("be_the_service",),
 }
 """Each property that a tier may have, and what shows that it has not."""
 
-_NEEDED = ("work_in_the_workspace", "reach_the_gateway")
+_NEEDED = ("work_in_the_workspace", "start_claude_code", "reach_the_gateway")
 
-_OF_LANDLOCK = frozenset(
-    {"files", "writes", "environment", "network", "raw_sockets", "kernel", "survivors", "limits"}
-)
+_OF_ANY = frozenset({"secrets", "writes", "environment", "tracing", "survivors", "limits"})
 REQUIRED: Mapping[str, frozenset[str]] = {
-    # The kernel keeps no count of processes for root, which the service may be.
-    "namespace": frozenset(BREACHES) - {"process_limit"},
-    "landlock": _OF_LANDLOCK,
+    # Only root can give users, and only for users other than root the kernel counts processes.
+    "namespace": frozenset(BREACHES) - {"process_limit", "own_user"},
+    "landlock": _OF_ANY | {"files", "network", "raw_sockets", "kernel"},
+    "uid": _OF_ANY | {"signals", "process_limit", "own_user"},
     "none": frozenset(),
 }
 
@@ -80,6 +85,7 @@ class Findings:
 
 
 _WORDS = {
+    "secrets": "a file that only the service's user may read can be read",
     "files": "a file outside of the workspace can be read",
     "writes": "files outside of the workspace can be written",
     "environment": "the environment of another process can be read",
@@ -89,10 +95,12 @@ _WORDS = {
     "path_sockets": "a unix socket outside of the workspace can be reached",
     "processes": "processes of the host can be seen",
     "signals": "processes of the host can be sent signals",
+    "tracing": "processes of the host can be looked into",
     "kernel": "system calls that a run must not make came through",
     "survivors": "a process that was left behind cannot be killed",
     "limits": "memory, file size and core dumps are not limited",
     "process_limit": "the number of processes is not limited",
+    "own_user": "the run is the same user as the service",
 }
 
 
@@ -106,33 +114,39 @@ class _Planted:
     targets: Mapping[str, object]
 
 
-async def attack(tier: Tier, data: Path) -> Findings:
-    """Run the canary in the tier. `data` is the directory that workspaces lie in."""
+async def attack(tier: Tier, data: Path, *, owner: Owner | None = None, cli: Path | None = None) -> Findings:
+    """Run the canary in the tier, as `owner`. `data` is the directory that workspaces lie in; `cli` is Claude
+    Code, if it must be there for the tier to be of use."""
     with tempfile.TemporaryDirectory(dir=data, prefix="probe-") as directory:
         try:
             async with asyncio.timeout(ATTACK_SECONDS), _planted(Path(directory)) as planted:
-                return await _attack(tier, Path(directory) / "workspace", planted)
+                workspace = await asyncio.to_thread(_workspace, Path(directory) / "workspace", owner)
+                return await _attack(tier, workspace, planted, cli)
         except TimeoutError:
             return Findings(complaint=f"it did not end within {ATTACK_SECONDS:.0f} s")
         except (OSError, NetworkUnavailable, UnknownMachine) as error:
             return Findings(complaint=f"{type(error).__name__}: {error}")
 
 
-async def _attack(tier: Tier, root: Path, planted: _Planted) -> Findings:
+async def _attack(tier: Tier, workspace: Workspace, planted: _Planted, cli: Path | None) -> Findings:
     mark = secrets.token_urlsafe(16)
-    workspace = await asyncio.to_thread(_workspace, root)
+    root, owner = workspace.root, workspace.owner
+    uid = owner[0] if owner else None
     async with tier.network(workspace) as network:
         environment = {processes.MARK: mark, "PATH": os.defpath}
-        launcher = await asyncio.to_thread(
-            tier.launch, workspace, environment, _program(tier, workspace), network
-        )
+        program = _program(tier, workspace)
+        launcher = await asyncio.to_thread(tier.launch, workspace, environment, program, network)
         opening = asyncio.create_task(network.listeners())
-        targets = json.dumps({**planted.targets, "gateway": network.gateway_url})
+        view = tier.view(workspace)
+        # Other tiers give Claude Code a place of its own, where the canary now is.
+        started = cli if cli is not None and tier.on_host else view.given / program.name
+        own = {"own": str(view.files / OWN), "cli": str(started), "gateway": network.gateway_url}
+        targets = json.dumps({**planted.targets, **own})
         try:
             async with _started(launcher, targets, root, planted.token) as output:
-                return await _judged(output, root, mark, planted)
+                return await _judged(output, workspace, mark, planted)
         finally:
-            await processes.end(mark)
+            await processes.end(mark, uid)
             opening.cancel()
             with contextlib.suppress(asyncio.CancelledError, NetworkUnavailable):
                 (await opening).close()
@@ -165,9 +179,12 @@ async def _started(
         transport.close()
 
 
-async def _judged(output: asyncio.StreamReader, root: Path, mark: str, planted: _Planted) -> Findings:
+async def _judged(
+    output: asyncio.StreamReader, workspace: Workspace, mark: str, planted: _Planted
+) -> Findings:
+    root, owner = workspace.root, workspace.owner
     line = await output.readline()
-    left = await processes.end(mark)
+    left = await processes.end(mark, owner[0] if owner else None)
     try:
         managed = set(json.loads(line)["managed"])
     except (ValueError, KeyError, TypeError):
@@ -177,7 +194,16 @@ async def _judged(output: asyncio.StreamReader, root: Path, mark: str, planted: 
         managed.add("survivor")
     if _arrived(planted.datagrams):
         managed.add("datagram")
+    if _user_of(workspace.files / OWN) in {None, os.geteuid()}:
+        managed.add("be_the_service")
     return Findings(frozenset(managed))
+
+
+def _user_of(path: Path) -> int | None:
+    try:
+        return path.lstat().st_uid
+    except OSError:
+        return None
 
 
 async def _closed(output: asyncio.StreamReader) -> bool:
@@ -201,7 +227,12 @@ async def _planted(root: Path) -> AsyncIterator[_Planted]:
     token = f"overnight-canary-{secrets.token_hex(12)}"
     outside = root / "outside"
     outside.mkdir()
-    (outside / "secret").write_text(token, encoding="utf-8")
+    # As passable as the places of workspaces are, for a run with a user of its own.
+    for directory in (root, outside):
+        directory.chmod(0o755)
+    for name, mode in (("secret", 0o600), ("open", 0o644)):
+        (outside / name).write_text(token, encoding="utf-8")
+        (outside / name).chmod(mode)
     with contextlib.ExitStack() as stack:
         tcp = stack.enter_context(socket.create_server(("", 0)))
         udp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -212,11 +243,13 @@ async def _planted(root: Path) -> AsyncIterator[_Planted]:
         descriptor = os.open(outside, os.O_PATH)
         stack.callback(os.close, descriptor)
         stack.enter_context(_unix(f"/proc/self/fd/{descriptor}/socket"))
+        (outside / "socket").chmod(0o666)
         victim = await _victim(token)
         try:
             targets = {
                 "planted": token,
                 "secret": str(outside / "secret"),
+                "open": str(outside / "open"),
                 "outside": str(outside),
                 "socket": str(outside / "socket"),
                 "tcp": tcp.getsockname()[1],
@@ -253,24 +286,31 @@ def _addresses() -> list[str]:
     return []
 
 
-def _workspace(root: Path) -> Workspace:
+def _workspace(root: Path, owner: Owner | None) -> Workspace:
     home = root / "home"
     workspace = Workspace(
-        root=root, files=root / "files", home=home, transcripts=home / ".claude/projects/probe"
+        root=root, files=root / "files", home=home, transcripts=home / ".claude/projects/probe", owner=owner
     )
-    workspace.files.mkdir(parents=True)
-    home.mkdir()
+    for directory in (workspace.files, home):
+        directory.mkdir(mode=0o700, parents=True)
+        if owner is not None:
+            os.chown(directory, *owner)
     return workspace
 
 
 def _program(tier: Tier, workspace: Workspace) -> Path:
-    """In the place of Claude Code: the canary, by a python that the run can see too."""
+    """In the place of Claude Code: the canary, by a python that the run can reach too."""
     given = run_directory(workspace) / "given"
     shutil.copyfile(Path(__file__).with_name("canary.py"), given / "canary.py")
+    (given / "canary.py").chmod(0o644)
     program = given / "canary"
     seen = tier.view(workspace).given / "canary.py"
+    pythons = " ".join(f"'{path}/python3'" for path in (python_prefix() / "bin", *SYSTEM_PATH))
     program.write_text(
-        f"#!/bin/sh\nexec '{python_prefix()}/bin/python3' -I -S '{seen}' \"$1\"\n", encoding="utf-8"
+        f"#!/bin/sh\nfor python in {pythons}; do\n"
+        f'[ ! -x "$python" ] || exec "$python" -I -S \'{seen}\' "$1"\ndone\n'
+        "echo 'there is no python that the run may start' >&2\n",
+        encoding="utf-8",
     )
     program.chmod(0o755)
     return program

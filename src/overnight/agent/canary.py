@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 SECONDS = 2.0
 ORPHAN = ("/bin/sh", "-c", "sleep 30 &")
 REFUSALS = (errno.EPERM, errno.ENOSYS, errno.EACCES)
-CLONE_NEWUSER, MS_BIND, PTRACE_TRACEME = 0x10000000, 4096, 0
+CLONE_NEWUSER, MS_BIND, PTRACE_TRACEME, PTRACE_SEIZE = 0x10000000, 4096, 0, 0x4206
 IO_URING_SETUP = 425
 NUMBERS = {"x86_64": {"bpf": 321, "keyctl": 250}, "aarch64": {"bpf": 280, "keyctl": 219}}
 
@@ -49,7 +49,13 @@ def manages(attack: Callable[[Targets], bool], targets: Targets) -> bool:
 
 
 def read_the_secret(targets: Targets) -> bool:
+    """A file of the service, which only its user may read."""
     return bool(Path(targets["secret"]).read_bytes())
+
+
+def read_an_open_file(targets: Targets) -> bool:
+    """One that every user may read."""
+    return bool(Path(targets["open"]).read_bytes())
 
 
 def write_outside(targets: Targets) -> bool:
@@ -85,11 +91,19 @@ def of_every_process(name: str) -> list[bytes]:
 
 
 def signal_a_process(targets: Targets) -> bool:
-    victim = targets["victim"]
-    if targets["planted"].encode() not in Path(f"/proc/{victim}/cmdline").read_bytes():
-        return False  # in our namespace this number is somebody else's
-    os.kill(victim, 0)
+    if not is_there(targets):
+        return False
+    os.kill(targets["victim"], 0)
     return True
+
+
+def trace_a_process(targets: Targets) -> bool:
+    return is_there(targets) and _libc.ptrace(PTRACE_SEIZE, targets["victim"], None, None) >= 0
+
+
+def is_there(targets: Targets) -> bool:
+    """In a namespace of ours the victim's number is somebody else's, or nobody's."""
+    return targets["planted"].encode() in Path(f"/proc/{targets['victim']}/cmdline").read_bytes()
 
 
 def reach_a_listener(targets: Targets) -> bool:
@@ -180,8 +194,14 @@ def fork_without_limit(_: Targets) -> bool:
     return True
 
 
-def work_in_the_workspace(_: Targets) -> bool:
+def work_in_the_workspace(targets: Targets) -> bool:
+    """The file stays: whose it is, as seen from outside, says who we are."""
+    Path(targets["own"]).touch()
     return can_write(Path.cwd())
+
+
+def start_claude_code(targets: Targets) -> bool:
+    return os.access(targets["cli"], os.X_OK)
 
 
 def reach_the_gateway(targets: Targets) -> bool:
@@ -192,10 +212,12 @@ ATTACKS: dict[str, Callable[[Targets], bool]] = {
     function.__name__: function
     for function in (
         read_the_secret,
+        read_an_open_file,
         write_outside,
         read_an_environment,
         see_a_process,
         signal_a_process,
+        trace_a_process,
         reach_a_listener,
         send_a_datagram,
         reach_an_abstract_socket,
@@ -205,6 +227,7 @@ ATTACKS: dict[str, Callable[[Targets], bool]] = {
         dump_core_or_take_all_memory,
         fork_without_limit,
         work_in_the_workspace,
+        start_claude_code,
         reach_the_gateway,
     )
 }

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,11 +14,13 @@ from overnight.agent.attack import Findings, attack
 from overnight.agent.landlock import Landlock
 from overnight.agent.limits import RunLimits
 from overnight.agent.network import Joiner
-from overnight.agent.tiers import Namespace, Tier, Unconfined, install_launcher
+from overnight.agent.own_user import OwnUser
+from overnight.agent.slots import Slots
+from overnight.agent.tiers import Namespace, Tier, Unconfined, install_launcher, open_data
 
-Wanted = Literal["auto", "namespace", "landlock", "none"]
+Wanted = Literal["auto", "namespace", "landlock", "uid", "none"]
 
-LADDER = ("none", "landlock", "namespace")
+LADDER = ("none", "uid", "landlock", "namespace")
 """From the weakest."""
 
 _REMEDIES = {
@@ -27,6 +30,11 @@ _REMEDIES = {
         "default Docker container does not allow them)"
     ),
     "landlock": "use a kernel of 6.7 or newer that is booted with `landlock` among its security modules (`lsm=`)",
+    "uid": (
+        "run the service as root with the capabilities CHOWN, SETUID, SETGID and KILL, keep OVERNIGHT_UID_BASE above "
+        "0, and let every user pass the directories above OVERNIGHT_DATA and above Claude Code (`chmod o+x`), or put "
+        "them elsewhere"
+    ),
 }
 
 
@@ -41,6 +49,11 @@ class Isolation:
     tier: Tier
     properties: Mapping[str, bool] = field(default_factory=dict)
     failures: tuple[str, ...] = ()
+
+    @property
+    def owned(self) -> bool:
+        """Whether each run gets a user of its own."""
+        return self.properties.get("own_user", False)
 
     @property
     def report(self) -> str:
@@ -74,12 +87,15 @@ class Isolation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What tiers are made with. `data` is the directory that workspaces will lie in."""
+    """What tiers are made with. `data` is the directory that workspaces will lie in, `cli` is Claude Code, where
+    tiers are not to be believed that cannot start it."""
 
     data: Path
     joiner: Joiner
     limits: RunLimits = field(default_factory=RunLimits)
     readable: tuple[Path, ...] = ()
+    slots: Slots = field(default_factory=lambda: Slots(base=0, directories=()))
+    cli: Path | None = None
 
 
 async def choose_tier(wanted: Wanted, machine: Machine) -> Isolation:
@@ -89,13 +105,12 @@ async def choose_tier(wanted: Wanted, machine: Machine) -> Isolation:
         return Isolation(tier=unconfined(launcher), failures=("OVERNIGHT_ISOLATION is set to none",))
     await asyncio.to_thread(_check_readable, machine.readable, machine.data)
     failures: list[str] = []
-    for name in ("namespace", "landlock") if wanted == "auto" else (wanted,):
-        tier = make_tier(name, launcher, machine)
-        findings = await attack(tier, machine.data) if tier else Findings(complaint="bubblewrap is not here")
-        broken = findings.failures(name)
-        if tier is not None and not broken:
-            return Isolation(tier=tier, properties=findings.properties, failures=tuple(failures))
-        failures.append(_explain(name, broken))
+    for name in tuple(reversed(LADDER))[:-1] if wanted == "auto" else (wanted,):
+        tried = await try_tier(name, launcher, machine)
+        if tried.tier is not None and not tried.broken:
+            told = (*failures, *tried.notes)
+            return Isolation(tier=tried.tier, properties=tried.findings.properties, failures=told)
+        failures.append(_explain(name, tried.broken))
     if wanted != "auto":
         raise IsolationUnavailable(
             f"{failures[-1]}. Or set OVERNIGHT_ISOLATION=auto to take the best that holds."
@@ -106,13 +121,50 @@ async def choose_tier(wanted: Wanted, machine: Machine) -> Isolation:
 async def attack_every_tier(machine: Machine) -> dict[str, Findings]:
     """What an agent could do here in each tier, whichever is in force."""
     launcher = await asyncio.to_thread(install_launcher, machine.data)
-    found = {}
-    for name in reversed(LADDER):
-        tier = make_tier(name, launcher, machine)
-        found[name] = (
-            await attack(tier, machine.data) if tier else Findings(complaint="bubblewrap is not here")
-        )
-    return found
+    return {name: (await try_tier(name, launcher, machine)).findings for name in reversed(LADDER)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """What an attack on a tier found, and what of it its name forbids. `notes`: what the operator should know of
+    a tier that holds all the same."""
+
+    tier: Tier | None
+    findings: Findings
+    broken: list[str]
+    notes: tuple[str, ...] = ()
+
+
+async def try_tier(name: str, launcher: Path, machine: Machine) -> Tried:
+    """With a user of its own for the run, if there can be one; else, or if that does not hold, without."""
+    tier = make_tier(name, launcher, machine)
+    if tier is None:
+        missing = Findings(complaint="bubblewrap is not here")
+        return Tried(tier=None, findings=missing, broken=missing.failures(name))
+    notes: tuple[str, ...] = ()
+    if machine.slots.owned and name != "none":
+        owned = await _try_with_owner(name, tier, machine)
+        if not owned.broken or name == "uid":
+            return owned
+        notes = (f"Runs have no user of their own: {'; '.join(owned.broken)}. Remedy: {_REMEDIES['uid']}",)
+    findings = await attack(tier, machine.data, cli=machine.cli)
+    return Tried(tier=tier, findings=findings, broken=findings.failures(name), notes=notes)
+
+
+async def _try_with_owner(name: str, tier: Tier, machine: Machine) -> Tried:
+    """The way to the workspaces is left open only if that was of use."""
+    before = (await asyncio.to_thread(machine.data.stat)).st_mode
+    try:
+        async with machine.slots.taken() as owner:
+            if tier.on_host:
+                await asyncio.to_thread(open_data, machine.data)
+            findings = await attack(tier, machine.data, owner=owner, cli=machine.cli)
+    except OSError as error:
+        findings = Findings(complaint=str(error))
+    broken = findings.failures(name)
+    if broken and tier.on_host:
+        await asyncio.to_thread(machine.data.chmod, stat.S_IMODE(before))
+    return Tried(tier=tier, findings=findings, broken=broken)
 
 
 def make_tier(name: str, launcher: Path, machine: Machine) -> Tier | None:
@@ -123,6 +175,8 @@ def make_tier(name: str, launcher: Path, machine: Machine) -> Tier | None:
         return Landlock(
             launcher=launcher, limits=machine.limits, readable=machine.readable, as_root=os.geteuid() == 0
         )
+    if name == "uid":
+        return OwnUser(launcher=launcher, limits=machine.limits)
     bwrap = shutil.which("bwrap")
     if sys.platform != "linux" or bwrap is None:
         return None
@@ -132,14 +186,17 @@ def make_tier(name: str, launcher: Path, machine: Machine) -> Tier | None:
         joiner=machine.joiner,
         limits=machine.limits,
         readable=machine.readable,
+        setpriv=_setpriv(),
     )
 
 
 def unconfined(launcher: Path) -> Unconfined:
-    setpriv = shutil.which("setpriv")
-    return Unconfined(
-        launcher=launcher, setpriv=Path(setpriv) if setpriv else None, as_root=os.geteuid() == 0
-    )
+    return Unconfined(launcher=launcher, setpriv=_setpriv(), as_root=os.geteuid() == 0)
+
+
+def _setpriv() -> Path | None:
+    found = shutil.which("setpriv")
+    return Path(found) if found else None
 
 
 def _explain(name: str, failures: list[str]) -> str:

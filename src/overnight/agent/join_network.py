@@ -17,6 +17,7 @@ import select
 import signal
 import socket
 import sys
+from pathlib import Path
 
 ALARM_SECONDS = 60
 BACKLOG = 128
@@ -87,8 +88,11 @@ def listen_inside(found: dict[str, int]) -> list[socket.socket]:
     # Not of the host, and not of a later process that was given the same number.
     if os.fstat(network).st_ino != found["net-namespace"]:
         raise ConnectionAbortedError("the sandbox ended before its network was entered")
-    # In the user namespace that owns it, we have the right to enter it, also without any privilege.
-    enter(fcntl.ioctl(network, NS_GET_USERNS), CLONE_NEWUSER)
+    # In the user namespace that owns it, we have the right to enter it, also without any privilege. If that is
+    # ours, we are root: there is nothing to enter.
+    owner = fcntl.ioctl(network, NS_GET_USERNS)
+    if os.fstat(owner).st_ino != Path("/proc/self/ns/user").stat().st_ino:
+        enter(owner, CLONE_NEWUSER)
     enter(network, CLONE_NEWNET)
     return [listen(port) for port in PORTS]
 

@@ -1,10 +1,7 @@
 """The tier for hosts that refuse namespaces, a default Docker container among them: rules of the kernel about
 files, TCP ports and sockets that bind a process and all that it starts. See `confine.py` for what applies them."""
 
-import base64
 import contextlib
-import json
-import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +11,8 @@ from overnight.agent import seccomp
 from overnight.agent.environment import View, python_prefix
 from overnight.agent.limits import RunLimits
 from overnight.agent.network import RunNetwork, loopback_network
-from overnight.agent.processes import MARK
-from overnight.agent.tiers import (
-    ETC,
-    ROOT_LINKS,
-    link_launcher,
-    quote,
-    run_directory,
-    view_of_host,
-    write_private,
-)
+from overnight.agent.supervised import link_supervisor
+from overnight.agent.tiers import ETC, ROOT_LINKS, view_of_host
 from overnight.ports import Workspace
 
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts")
@@ -46,6 +35,7 @@ class Landlock:
     readable: tuple[Path, ...]
     as_root: bool
     name: str = "landlock"
+    on_host: bool = True
 
     def view(self, workspace: Workspace) -> View:
         return view_of_host(workspace)
@@ -58,38 +48,25 @@ class Landlock:
     def launch(
         self, workspace: Workspace, environment: Mapping[str, str], cli: Path, network: RunNetwork
     ) -> Path:
-        run, view = run_directory(workspace), self.view(workspace)
-        view.temporary.mkdir(mode=0o700, exist_ok=True)
-        order = {
-            "cli": str(cli),
-            # A configuration that git may not read stops it; in other tiers there is none.
-            "environment": {**environment, "GIT_CONFIG_NOSYSTEM": "1"},
+        view = self.view(workspace)
+        rules = {
             "read": [str(path) for path in (*self._system(), view.given, cli)],
             "write": [str(path) for path in (view.files, view.home, view.temporary)],
             "devices": [f"/dev/{name}" for name in _DEVICES],
             "ports": [urlsplit(url).port for url in (network.gateway_url, network.proxy_url)],
-            "limits": self._limits(),
-            "seccomp": base64.b64encode(seccomp.program(datagrams=False)).decode("ascii"),
         }
-        write_private(run / "order.json", json.dumps(order))
-        python = f"env -i {MARK}={environment[MARK]} {quote(Path(sys.executable))} -I -S"
-        program = Path(__file__).with_name("confine.py")
-        return link_launcher(
-            self.launcher, run, f'exec {python} {quote(program)} {quote(run / "order.json")} "$@"\n'
+        return link_supervisor(
+            self.launcher,
+            workspace,
+            cli,
+            # A configuration that git may not read stops it; in other tiers there is none.
+            {**environment, "GIT_CONFIG_NOSYSTEM": "1"},
+            self.limits,
+            rules=rules,
+            filter_program=seccomp.program(datagrams=False),
         )
 
     def _system(self) -> list[Path]:
         roots = [Path("/", name) for name in ROOT_LINKS]
         files = [Path("/etc", name) for name in ETC]
         return [*map(Path, _ALSO_READABLE), *roots, *files, python_prefix(), *self.readable]
-
-    def _limits(self) -> dict[str, int]:
-        """By the names of the module `resource`, without their prefix."""
-        limits = self.limits
-        return {
-            "CORE": 0,
-            "FSIZE": limits.file_size,
-            "NOFILE": limits.open_files,
-            "AS": limits.memory,
-            "NPROC": limits.processes,
-        }

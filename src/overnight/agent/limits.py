@@ -14,6 +14,16 @@ class RunLimits:
     file_size: int = 4 * 1024**3
     temporary: int = 1024**3
 
+    def by_name(self) -> dict[str, int]:
+        """By the names of the module `resource`, without their prefix."""
+        return {
+            "CORE": 0,
+            "FSIZE": self.file_size,
+            "NOFILE": self.open_files,
+            "AS": self.memory,
+            "NPROC": self.processes,
+        }
+
     def as_shell(self) -> str:
         """For /bin/sh. A limit of the host that is lower already stays."""
         # The number of processes is -u in bash and -p in dash, where the other letter is an error or harmless.

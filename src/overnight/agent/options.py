@@ -42,7 +42,9 @@ def write_system_prompt(order: RunOrder, settings: Settings, given: Path) -> boo
     # With settings loaded from the project, Claude Code reads its CLAUDE.md files itself.
     memory = "" if settings.setting_sources else instructions(order.workspace.files)
     text = "\n\n".join(part for part in (memory, order.request.append_system_prompt) if part)
-    (given / SYSTEM_PROMPT).write_text(text, encoding="utf-8")
+    path = given / SYSTEM_PROMPT
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o640)  # its group is the run's
     return bool(text)
 
 

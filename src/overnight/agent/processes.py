@@ -3,8 +3,9 @@
 A run carries a random mark in its environment, from the first process on. A process belongs to the run if it
 carries the mark, if it lives in a PID namespace whose first process does, or if it descends from one that
 belongs. So a daemon that gave up its parent and its session is found, and inside a namespace even one that
-emptied its environment. A reused pid cannot be mistaken for an old one: the mark is read again, of the very
-process that is then killed (a pidfd names one process for good).
+emptied its environment. Where runs have users of their own, all that belongs to that user is the run's too. A
+reused pid cannot be mistaken for an old one: it is the process that was looked at which is killed (a pidfd names
+one process for good).
 """
 
 import asyncio
@@ -32,7 +33,8 @@ _MARK = re.compile(r"[A-Za-z0-9_-]{16,128}")
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """`started` is in clock ticks since boot: with the pid it names one process and no later one."""
+    """`started` is in clock ticks since boot: with the pid it names one process and no later one. `namespace` is
+    empty where we may not look: at a process of another user, without CAP_SYS_PTRACE."""
 
     pid: int
     parent: int
@@ -40,22 +42,26 @@ class Process:
     namespace: str
 
 
-def find(mark: str) -> list[Process]:
-    """Every living process of the run. Zombies are not alive: they hold nothing but their exit status."""
+def find(mark: str | None, uid: int | None = None) -> list[Process]:
+    """Every living process of the run, and of the user `uid`. Zombies are not alive: they hold nothing but their
+    exit status."""
     table = {process.pid: process for process in _living()}
-    carriers = [process for process in table.values() if _carries(process.pid, mark)]
+    carriers = [process for process in table.values() if mark is not None and _carries(process.pid, mark)]
     firsts = {process.namespace for process in carriers if _is_first_of_namespace(process.pid)}
     found = {p.pid for p in (*carriers, *(p for p in table.values() if p.namespace in firsts))}
+    if uid is not None:
+        found.update(pid for pid in table if str(uid) in _users(pid))
     _add_descendants(found, table.values())
     found.discard(os.getpid())
     return [table[pid] for pid in found]
 
 
-async def end(mark: str, *, seconds: float | None = None) -> list[Process]:
-    """Kill the run's processes until none is left; returns those that outlasted `seconds`."""
+async def end(mark: str | None, uid: int | None = None, *, seconds: float | None = None) -> list[Process]:
+    """Kill the run's processes, and those of its user, until none is left; returns those that outlasted
+    `seconds`."""
     deadline = asyncio.get_running_loop().time() + (KILL_SECONDS if seconds is None else seconds)
     pause = 0.005
-    while left := await asyncio.to_thread(_kill_all, mark):
+    while left := await asyncio.to_thread(_kill_all, mark, uid):
         if asyncio.get_running_loop().time() > deadline:
             return left
         await asyncio.sleep(pause)
@@ -68,24 +74,8 @@ def note(root: Path, mark: str) -> None:
     (root / RECORD).write_text(json.dumps({"mark": mark}), encoding="utf-8")
 
 
-def forget(root: Path) -> None:
-    (root / RECORD).unlink(missing_ok=True)
-
-
-async def reap(root: Path) -> None:
-    """End what is left of the run that a dead or frozen worker had in this workspace. Idempotent.
-
-    Raises OSError if a process cannot be ended: the workspace must not be used then.
-    """
-    mark = await asyncio.to_thread(_noted, root)
-    if mark is None:
-        return
-    if left := await end(mark):
-        raise OSError(f"processes of an earlier run cannot be ended: {sorted(p.pid for p in left)}")
-    await asyncio.to_thread(forget, root)
-
-
-def _noted(root: Path) -> str | None:
+def noted(root: Path) -> str | None:
+    """The mark of the run that was last in this workspace, if it may have left something."""
     try:
         mark = json.loads((root / RECORD).read_text(encoding="utf-8"))["mark"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -93,11 +83,37 @@ def _noted(root: Path) -> str | None:
     return mark if isinstance(mark, str) and _MARK.fullmatch(mark) else None
 
 
-def _kill_all(mark: str) -> list[Process]:
-    found = find(mark)
+def forget(root: Path) -> None:
+    (root / RECORD).unlink(missing_ok=True)
+
+
+async def reap(root: Path, uid: int | None = None) -> None:
+    """End what is left of the run that a dead or frozen worker had in this workspace. Idempotent.
+
+    `uid`: of its user, if no other run is that user by now. Raises OSError if a process cannot be ended: the
+    workspace must not be used then.
+    """
+    mark = await asyncio.to_thread(noted, root)
+    if mark is None:
+        return
+    if left := await end(mark, uid):
+        raise OSError(f"processes of an earlier run cannot be ended: {sorted(p.pid for p in left)}")
+    await asyncio.to_thread(forget, root)
+
+
+def _kill_all(mark: str | None, uid: int | None) -> list[Process]:
+    if uid is not None:
+        _slow_down(uid)
+    found = find(mark, uid)
     for process in found:
         _kill(process)
     return found
+
+
+def _slow_down(uid: int) -> None:
+    """What forks as fast as it is killed must not have the processor too; its children inherit this."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.setpriority(os.PRIO_USER, uid, 19)
 
 
 def _kill(process: Process) -> None:
@@ -118,16 +134,22 @@ def _living() -> Iterable[Process]:
 
 
 def _stat(pid: int) -> Process | None:
-    """None for one that is gone, a zombie, or not ours to see."""
+    """None for one that is gone, or a zombie."""
     try:
         # The name in brackets may hold anything, brackets included: what counts comes after the last one.
         fields = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
-        namespace = str((_PROC / str(pid) / "ns" / "pid").readlink())
     except OSError:
         return None
-    if fields[0] in (b"Z", b"X"):
-        return None
-    return Process(pid=pid, parent=int(fields[1]), started=int(fields[19]), namespace=namespace)
+    if fields[0] == b"X" or (fields[0] == b"Z" and int(fields[17]) <= 1):
+        return None  # with more threads than one, only the first of them has ended
+    return Process(pid=pid, parent=int(fields[1]), started=int(fields[19]), namespace=_namespace(pid))
+
+
+def _namespace(pid: int) -> str:
+    try:
+        return str((_PROC / str(pid) / "ns" / "pid").readlink())
+    except OSError:
+        return ""
 
 
 def _carries(pid: int, mark: str) -> bool:
@@ -141,12 +163,21 @@ def _carries(pid: int, mark: str) -> bool:
 def _is_first_of_namespace(pid: int) -> bool:
     """Whether it is pid 1 of a namespace below ours. Only then may the whole namespace be called the run's:
     a process may also have entered the namespace of others."""
+    pids = _status(pid, "NSpid")
+    return len(pids) > 1 and pids[-1] == "1"
+
+
+def _users(pid: int) -> list[str]:
+    """Real, effective, saved and file system uid."""
+    return _status(pid, "Uid")
+
+
+def _status(pid: int, name: str) -> list[str]:
     try:
         status = (_PROC / str(pid) / "status").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return False
-    pids = next((line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")), [])
-    return len(pids) > 1 and pids[-1] == "1"
+        return []
+    return next((line.split()[1:] for line in status.splitlines() if line.startswith(f"{name}:")), [])
 
 
 def _add_descendants(found: set[int], processes: Iterable[Process]) -> None:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import claude_agent_sdk
 from claude_agent_sdk import (
     ClaudeAgentOptions,
     ClaudeSDKClient,
@@ -32,16 +31,17 @@ from overnight.agent.egress import Egress
 from overnight.agent.environment import environment
 from overnight.agent.gateway import Gateway, open_gateway
 from overnight.agent.grants import Allowance, Grant
-from overnight.agent.isolation import Isolation, IsolationUnavailable, Machine, choose_tier
-from overnight.agent.limits import RunLimits
+from overnight.agent.isolation import Isolation, IsolationUnavailable, choose_tier
+from overnight.agent.machine import find_cli, machine_of
 from overnight.agent.messages import events_of
-from overnight.agent.network import Joiner, RunNetwork
+from overnight.agent.network import RunNetwork
 from overnight.agent.options import has_conversation, options_for, set_aside, write_system_prompt
 from overnight.agent.outcome import Record, outcome_of
+from overnight.agent.slots import Slots
 from overnight.agent.tiers import RUN_DIRECTORY, Tier
 from overnight.domain.errors import ErrorCode
 from overnight.domain.outcome import Ending, Outcome, failed
-from overnight.ports import Clock, Entropy, RunOrder, Stop
+from overnight.ports import Clock, Entropy, RunOrder, Slot, Stop, Workspace
 from overnight.resolving import Resolver, system_resolver
 from overnight.settings import Settings
 
@@ -76,49 +76,19 @@ async def claude_agent(
     cli = find_cli()
     await asyncio.to_thread(settings.data.mkdir, mode=0o700, parents=True, exist_ok=True)
     async with (
-        machine_of(settings) as machine,
+        machine_of(settings, cli) as machine,
         open_gateway(settings.anthropic_base_url, _credentials(settings), now=clock.now) as gateway,
     ):
         yield ClaudeAgent(
             settings=settings,
             chosen=await choose_tier(settings.isolation, machine),
+            slots=machine.slots,
             gateway=gateway,
             egress=Egress(settings.egress_policy, resolver),
             allow=allow,
             entropy=entropy,
             cli=cli,
         )
-
-
-@contextlib.asynccontextmanager
-async def machine_of(settings: Settings) -> AsyncIterator[Machine]:
-    joiner = Joiner()
-    try:
-        yield Machine(
-            data=settings.data,
-            joiner=joiner,
-            limits=RunLimits(
-                memory=settings.sandbox_memory_bytes,
-                processes=settings.sandbox_processes,
-                open_files=settings.sandbox_open_files,
-                file_size=settings.sandbox_file_bytes,
-                temporary=settings.sandbox_tmp_bytes,
-            ),
-            readable=settings.sandbox_readable,
-        )
-    finally:
-        await joiner.close()
-
-
-def find_cli() -> Path:
-    """Claude Code as the SDK brings it, else as installed. Raises FileNotFoundError."""
-    bundled = Path(claude_agent_sdk.__file__).parent / "_bundled" / "claude"
-    found = str(bundled) if bundled.is_file() else shutil.which("claude")
-    if found is None:
-        raise FileNotFoundError(
-            "Claude Code is not here: install claude-agent-sdk from a wheel, which brings it"
-        )
-    return Path(found).resolve()
 
 
 def _credentials(settings: Settings) -> dict[str, str]:
@@ -135,6 +105,7 @@ class ClaudeAgent:
 
     settings: Settings
     chosen: Isolation
+    slots: Slots
     gateway: Gateway
     egress: Egress
     allow: Allow
@@ -160,6 +131,14 @@ class ClaudeAgent:
             return None
         return self.chosen.refusal(self.settings.min_isolation)
 
+    @contextlib.asynccontextmanager
+    async def slot(self) -> AsyncIterator[Slot]:
+        if not self.chosen.owned:
+            yield Slot()
+            return
+        async with self.slots.taken() as owner:
+            yield Slot(owner=owner)
+
     async def run(self, order: RunOrder, *, emit: Emit, stop: Stop) -> Outcome:
         if stop.is_set():
             return Outcome(ending=Ending.INTERRUPTED)
@@ -175,13 +154,18 @@ class ClaudeAgent:
 
     async def reap(self, root: Path) -> None:
         """Raises OSError if something cannot be killed: the workspace must not be used then."""
-        await processes.reap(root)
+        await processes.reap(root, await asyncio.to_thread(self._user_of, root))
+
+    def _user_of(self, root: Path) -> int | None:
+        """Of the run that was last in this workspace, as long as no other has it."""
+        mark = processes.noted(root)
+        return None if mark is None else self.slots.user_of(mark)
 
     async def _attempt(self, order: RunOrder, emit: Emit, stop: Stop) -> Outcome:
-        root, token, mark = order.workspace.root, self.entropy.token(), self.entropy.token()
+        workspace, token, mark = order.workspace, self.entropy.token(), self.entropy.token()
         wants_structure = order.request.output_schema is not None
-        await processes.reap(root)
-        await asyncio.to_thread(processes.note, root, mark)
+        await self.reap(workspace.root)
+        await asyncio.to_thread(self._note, workspace, mark)
         try:
             with self.gateway.grant(token, self._allowance(order)) as grant:
                 launch = _Launch(self, order, token, mark)
@@ -192,7 +176,12 @@ class ClaudeAgent:
                     record = await launch.once(False, grant, emit, stop)
             return outcome_of(record, stopped=stop.is_set(), wants_structure=wants_structure, secret=token)
         finally:
-            await _to_the_end(_clean_up(root, mark))
+            await _to_the_end(_clean_up(workspace, mark))
+
+    def _note(self, workspace: Workspace, mark: str) -> None:
+        processes.note(workspace.root, mark)
+        if workspace.owner is not None:
+            self.slots.note(workspace.owner, mark)
 
     def _allowance(self, order: RunOrder) -> Allowance:
         """The budget is the job's, over all its attempts."""
@@ -286,7 +275,7 @@ class _Launch:
         when the CLI is dead; to cancel it would cut into the SDK's own cleaning up."""
         deadline = asyncio.get_running_loop().time() + processes.KILL_SECONDS
         while True:
-            left = await processes.end(self.mark)
+            left = await processes.end(self.mark, _uid(self.order.workspace))
             await asyncio.wait({talking}, timeout=0.05)
             if talking.done() and not left:
                 return
@@ -306,7 +295,7 @@ class _Launch:
             mark=self.mark,
             project=order.workspace.transcripts.name,
             api_retries=agent.settings.agent_api_retries,
-            as_root=agent.tier.as_root,
+            as_root=agent.tier.as_root and order.workspace.owner is None,
         )
         launcher = agent.tier.launch(order.workspace, names, agent.cli, network)
         append = write_system_prompt(order, agent.settings, order.workspace.root / RUN_DIRECTORY / "given")
@@ -381,10 +370,19 @@ class _Conversation:
             asking.exception()
 
 
-async def _clean_up(root: Path, mark: str) -> None:
-    if not await processes.end(mark):
+async def _clean_up(workspace: Workspace, mark: str) -> None:
+    root = workspace.root
+    if not await processes.end(mark, _uid(workspace)):
         await asyncio.to_thread(shutil.rmtree, root / RUN_DIRECTORY, ignore_errors=True)
         await asyncio.to_thread(processes.forget, root)
+    if workspace.owner is not None:
+        await asyncio.to_thread(
+            root.chmod, 0o700
+        )  # what is kept here must not be found by the user's next run
+
+
+def _uid(workspace: Workspace) -> int | None:
+    return workspace.owner[0] if workspace.owner else None
 
 
 async def _cancelled(task: "asyncio.Task[None]") -> None:

@@ -7,6 +7,7 @@ it first. Nothing secret is ever an argument, since `ps` shows those: it travels
 import contextlib
 import os
 import shlex
+import stat
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from overnight.agent.environment import View, python_prefix
 from overnight.agent.limits import RunLimits
 from overnight.agent.network import BLOCK, INFO, Joiner, RunNetwork, loopback_network
 from overnight.agent.processes import MARK
-from overnight.ports import Workspace
+from overnight.ports import Owner, Workspace
 
 RUN_DIRECTORY = "run"
 """Inside the workspace's root: the launcher, its files, and `given`, the part that the agent may read."""
@@ -47,6 +48,15 @@ ETC = (
     "timezone",
 )
 ROOT_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_AS_OUR_USER = ("--unshare-all", "--unshare-user", "--uid", str(_UID), "--gid", str(_UID), "--disable-userns")
+_AS_ANOTHER_USER = (
+    *("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"),
+    *("--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"),
+    *("--cap-add", "CAP_DAC_READ_SEARCH"),
+)
+"""Without a user namespace: in one, the agent could be no other user outside than who made it. The capabilities,
+two to become that user and one to enter its workspace first, are gone with the change of user."""
+
 _NOBODY = "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin"
 
 
@@ -56,7 +66,12 @@ class Tier(Protocol):
 
     @property
     def as_root(self) -> bool:
-        """Whether the agent sees itself as root."""
+        """Whether the agent sees itself as root, if its run has no user of its own."""
+        ...
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the agent comes to its workspace by the host's paths, which its user must then pass."""
         ...
 
     def view(self, workspace: Workspace) -> View: ...
@@ -82,8 +97,10 @@ class Namespace:
     joiner: Joiner
     limits: RunLimits
     readable: tuple[Path, ...]
+    setpriv: Path | None = None
     name: str = "namespace"
     as_root: bool = False
+    on_host: bool = False
 
     def view(self, workspace: Workspace) -> View:
         home = Path("/home/agent")
@@ -104,18 +121,19 @@ class Namespace:
     def launch(
         self, workspace: Workspace, environment: Mapping[str, str], cli: Path, network: RunNetwork
     ) -> Path:
-        run = run_directory(workspace)
-        (run / "passwd").write_text(
-            f"agent:x:{_UID}:{_UID}:agent:{self.view(workspace).home}:/bin/bash\n{_NOBODY}\n"
+        run, (uid, gid) = run_directory(workspace), workspace.owner or (_UID, _UID)
+        write_public(
+            run / "passwd", f"agent:x:{uid}:{gid}:agent:{self.view(workspace).home}:/bin/bash\n{_NOBODY}\n"
         )
-        (run / "group").write_text(f"agent:x:{_UID}:\nnogroup:x:65534:\n")
+        write_public(run / "group", f"agent:x:{gid}:\nnogroup:x:65534:\n")
         (run / "filter").write_bytes(seccomp.program(datagrams=True))
         write_private(
             run / "arguments", "".join(f"{a}\0" for a in self._arguments(workspace, environment, cli))
         )
         # `env -i`, and not only --clearenv: the first process of the namespace is bwrap itself, and the agent
         # can read what that one was started with in /proc/1/environ.
-        bwrap = f"env -i {MARK}={environment[MARK]} {quote(self.bwrap)} --args 3 {_CLI}"
+        become = "".join(f"{shlex.quote(part)} " for part in self._become(workspace.owner))
+        bwrap = f"env -i {MARK}={environment[MARK]} {quote(self.bwrap)} --args 3 {become}{_CLI}"
         # `<>` opens a FIFO without waiting, and holds it open: if the helper dies, the sandbox stays shut.
         files = (
             f"3<{quote(run / 'arguments')} 4<>{quote(run / INFO)} 5<>{quote(run / BLOCK)} "
@@ -126,13 +144,14 @@ class Namespace:
     def _arguments(self, workspace: Workspace, environment: Mapping[str, str], cli: Path) -> list[str]:
         view, run = self.view(workspace), workspace.root / RUN_DIRECTORY
         options = [
-            *("--unshare-all", "--unshare-user", "--uid", str(_UID), "--gid", str(_UID), "--disable-userns"),
+            *(_AS_OUR_USER if workspace.owner is None else _AS_ANOTHER_USER),
             *("--hostname", "overnight", "--die-with-parent", "--new-session"),
             *("--info-fd", "4", "--block-fd", "5", "--seccomp", "6"),
             *("--proc", "/proc", "--dev", "/dev"),
-            *self._temporary(),
+            *self._temporary(workspace.owner),
             *_system(),
-            *(option for path in self._toolchains() for option in ("--ro-bind", str(path), str(path))),
+            *(option for path in self._toolchains() for option in _bound(path)),
+            *(option for path in (_CLI, view.given, view.files, view.home) for option in _way_to(path)),
             *("--ro-bind", str(run / "passwd"), "/etc/passwd", "--ro-bind", str(run / "group"), "/etc/group"),
             *("--ro-bind", str(cli), str(_CLI), "--ro-bind", str(run / "given"), str(view.given)),
             *("--bind", str(workspace.files), str(view.files), "--bind", str(workspace.home), str(view.home)),
@@ -142,10 +161,19 @@ class Namespace:
             options += ["--setenv", name, value]
         return options
 
-    def _temporary(self) -> list[str]:
-        size = str(self.limits.temporary)
+    def _become(self, owner: Owner | None) -> list[str]:
+        """Inside, when all is mounted: only root could do that without a user namespace."""
+        if owner is None:
+            return []
+        if self.setpriv is None or not self.setpriv.is_relative_to("/usr"):
+            raise FileNotFoundError("there is no setpriv (of util-linux) below /usr")
+        uid, gid = owner
+        return [str(self.setpriv), f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--inh-caps=-all"]
+
+    def _temporary(self, owner: Owner | None) -> list[str]:
+        size, mode = str(self.limits.temporary), () if owner is None else ("--perms", "1777")
         places = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - the sandbox's own
-        return [option for place in places for option in ("--size", size, "--tmpfs", place)]
+        return [option for place in places for option in (*mode, "--size", size, "--tmpfs", place)]
 
     def _toolchains(self) -> list[Path]:
         wanted = [python_prefix(), *self.readable]
@@ -160,6 +188,7 @@ class Unconfined:
     as_root: bool
     setpriv: Path | None
     name: str = "none"
+    on_host: bool = True
 
     def view(self, workspace: Workspace) -> View:
         return view_of_host(workspace)
@@ -205,14 +234,52 @@ def _system() -> list[str]:
         elif path.is_dir():
             options += ["--ro-bind", str(path), str(path)]
     for name in ETC:
+        options += _way_to(Path("/etc", name))
         options += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     return options
 
 
+def _bound(path: Path) -> list[str]:
+    return [*_way_to(path), "--ro-bind", str(path), str(path)]
+
+
+def _way_to(path: Path) -> list[str]:
+    """The directories above, for everybody to pass: bubblewrap would make them for its own user only."""
+    above = [str(parent) for parent in reversed(path.parents) if parent != Path("/")]
+    return [option for parent in above for option in ("--dir", parent)]
+
+
 def run_directory(workspace: Workspace) -> Path:
+    """What is in `given` belongs to the run's group, which may read it."""
     run = workspace.root / RUN_DIRECTORY
-    (run / "given").mkdir(mode=0o700, parents=True, exist_ok=True)
+    given = run / "given"
+    given.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if workspace.owner is not None:
+        os.chown(given, -1, workspace.owner[1])
+        given.chmod(0o2750)
     return run
+
+
+def open_data(data: Path) -> None:
+    """Let users of runs pass to their workspaces, and close all the rest of the data directory to them, which
+    nobody else could pass into so far. Raises PermissionError, and changes nothing, if it is not ours alone."""
+    status = data.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_ISVTX | stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(f"{data} is not the service's alone to write to")
+    runs = data / "runs"
+    runs.mkdir(mode=0o711, exist_ok=True)
+    for entry in data.iterdir():
+        if not entry.is_symlink():
+            entry.chmod(0o711 if entry == runs else entry.stat().st_mode & 0o700)
+    data.chmod(0o711)
+
+
+def open_way(workspace: Workspace) -> None:
+    """To the directories of the run, for its user: nobody may list what lies beside them. The agent closes the
+    workspace again when the run is over."""
+    if workspace.owner is not None:
+        for directory in (workspace.root, workspace.root / RUN_DIRECTORY):
+            directory.chmod(0o711)
 
 
 def install_launcher(directory: Path) -> Path:
@@ -221,7 +288,8 @@ def install_launcher(directory: Path) -> Path:
     is written while another thread forks cannot be started ("text file busy")."""
     path = directory / "launch"
     fresh = directory / f"launch.{os.getpid()}"
-    fresh.write_text('#!/bin/sh\nexec env -i /bin/sh "${0%/*}/start" "$@"\n', encoding="utf-8")
+    # The service keeps its files to itself; a run's are as everywhere.
+    fresh.write_text('#!/bin/sh\numask 022\nexec env -i /bin/sh "${0%/*}/start" "$@"\n', encoding="utf-8")
     fresh.chmod(0o700)
     return fresh.replace(path)
 
@@ -234,10 +302,16 @@ def link_launcher(launcher: Path, run: Path, start: str) -> Path:
     return link
 
 
-def write_private(path: Path, text: str) -> None:
+def write_private(path: Path, content: str | bytes) -> None:
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_public(path: Path, text: str) -> None:
+    """What the run's user may read."""
     path.write_text(text, encoding="utf-8")
+    path.chmod(0o644)
 
 
 def quote(path: Path) -> str:

@@ -28,6 +28,7 @@ from overnight.archive.model import (
     Refusal,
     Unpacked,
 )
+from overnight.archive.owners import give_tree
 from overnight.archive.pack import pack
 from overnight.archive.record import Record
 from overnight.archive.scan import Scan, SecretFound, scan
@@ -64,6 +65,7 @@ __all__ = [
     "SecretFound",
     "Unpacked",
     "fsync_directory",
+    "give_tree",
     "inspect",
     "pack",
     "printable",

@@ -24,7 +24,7 @@ class Attacked(Struct, frozen=True, kw_only=True):
 async def attack(settings: Settings, *, json: bool) -> Exit:
     """Fails if no tier at or above the minimum holds."""
     from overnight.agent.isolation import LADDER, attack_every_tier  # noqa: PLC0415 - it brings the SDK in
-    from overnight.agent.run import machine_of  # noqa: PLC0415 - the same
+    from overnight.agent.machine import machine_of  # noqa: PLC0415 - the same
 
     await asyncio.to_thread(settings.data.mkdir, mode=0o700, parents=True, exist_ok=True)
     async with machine_of(settings) as machine:

@@ -91,7 +91,7 @@ async def isolation(settings: Settings) -> Check:
         IsolationUnavailable,
         choose_tier,
     )
-    from overnight.agent.run import machine_of  # noqa: PLC0415 - the same
+    from overnight.agent.machine import machine_of  # noqa: PLC0415 - the same
 
     try:
         await asyncio.to_thread(settings.data.mkdir, mode=0o700, parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415 - the rehearsal needs no database, a worker no web server
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable
 
@@ -17,6 +18,7 @@ from overnight.settings import Settings
 async def serve(settings: Settings) -> Exit:
     from overnight.wiring import redactor_of, running_service
 
+    _keep_to_ourselves()
     with explained(settings):
         log_to_stderr(settings.log, redactor_of(settings))
         async with running_service(settings) as service:
@@ -30,6 +32,7 @@ async def serve(settings: Settings) -> Exit:
 async def worker(settings: Settings) -> Exit:
     from overnight.wiring import redactor_of, running_worker
 
+    _keep_to_ourselves()
     with explained(settings):
         log_to_stderr(settings.log, redactor_of(settings))
         async with running_worker(settings) as one:
@@ -50,6 +53,11 @@ async def rehearsal(host: str, port: int) -> Exit:
         _say(f"the rehearsal API is ready at {url}", f"use it:  ANTHROPIC_BASE_URL={url} overnight serve")
         await ended.wait()
     return Exit.OK
+
+
+def _keep_to_ourselves() -> None:
+    """Users of runs may pass the data directory: what lies in it must have modes of its own to keep them out."""
+    os.umask(0o077)
 
 
 def _on_signals(stop: Callable[[], None]) -> None:

@@ -49,6 +49,7 @@ from overnight.ports import (
     JobStore,
     Queue,
     RunOrder,
+    Slot,
     StorageError,
 )
 
@@ -163,15 +164,28 @@ class Runner:
     ) -> tuple[Outcome, bool]:
         """How the attempt ended, and whether its workspace holds anything to save."""
         try:
-            request = await self.store.request(job.job_id)
-            for root in self.workspaces.earlier(job):
-                await self.agent.reap(root)
-            prepared = await self.workspaces.prepare(job, session)
+            async with self.agent.slot() as slot:
+                return await self._in_slot(slot, job, session, events, stop, checkpoints), True
         except WorkspaceUnavailable as unavailable:
             return failed(unavailable.code, unavailable.message), False
         except (OSError, StorageError):
             log.exception("could not prepare the workspace of job %s", job.job_id)
             return failed(ErrorCode.STORAGE, _NOT_PREPARED), False
+
+    async def _in_slot(
+        self,
+        slot: Slot,
+        job: Job,
+        session: Session,
+        events: EventLog,
+        stop: RunStop,
+        checkpoints: Checkpoints,
+    ) -> Outcome:
+        """Raises WorkspaceUnavailable, OSError and StorageError before the run, and nothing after."""
+        request = await self.store.request(job.job_id)
+        for root in self.workspaces.earlier(job):
+            await self.agent.reap(root)
+        prepared = await self.workspaces.prepare(job, session, slot.owner)
         events.emit("workspace.ready", told_ready(prepared))
         order = RunOrder(
             job_id=job.job_id,
@@ -183,7 +197,7 @@ class Runner:
             spent_usd=job.cost_usd,
         )
         async with checkpoints.flowing():
-            return await self._run_agent(order, events, stop), True
+            return await self._run_agent(order, events, stop)
 
     async def _run_agent(self, order: RunOrder, events: EventLog, stop: RunStop) -> Outcome:
         timer = asyncio.get_running_loop().call_later(

@@ -10,18 +10,18 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from overnight.archive import SESSION_ENTRY, UPLOAD, Profile, remove_tree, unchanged
+from overnight.archive import SESSION_ENTRY, UPLOAD, Profile, give_tree, remove_tree, unchanged
 from overnight.domain.job import ArchiveRef, Job, Session, Snapshot
 from overnight.domain.redaction import Redactor
 from overnight.flows.places import Baseline, make_empty, mend_conversation, parts_of, workspace_at
 from overnight.flows.restoring import Restoring, WorkspaceUnavailable
 from overnight.flows.saving import Packing, Saved, Saving, SecretsInArchive
 from overnight.flows.warm import WarmWorkspaces
-from overnight.ports import ArchiveStore, Workspace
+from overnight.ports import ArchiveStore, Owner, Workspace
 
 __all__ = [
     "PREFIX",
@@ -38,8 +38,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-Owner = tuple[int, int]
-"""uid and gid that the files of a run belong to."""
 PREFIX = "claude-code"
 FORMAT = 1
 
@@ -146,13 +144,16 @@ class Workspaces:
             over.set()
 
     async def prepare(self, job: Job, session: Session, owner: Owner | None = None) -> Prepared:
-        """Restore the newest state of the job's files. Raises WorkspaceUnavailable, OSError."""
+        """Restore the newest state of the job's files, for `owner`. Raises WorkspaceUnavailable, OSError."""
         if (settling := self._settling.get(session.session_id)) is not None:
             await settling.wait()
         root = self.root(job.job_id, job.attempt)
         prepared = await self._newest(job, session, root, owner)
         await asyncio.to_thread(self._remove, self.earlier(job))
-        return prepared
+        if owner is None:
+            return prepared
+        await asyncio.to_thread(_give_away, prepared.workspace, owner)
+        return replace(prepared, workspace=replace(prepared.workspace, owner=owner))
 
     async def unchanged(self, job: Job) -> bool:
         """Whether the tree is what its last archive holds, be that a checkpoint or what it was restored from."""
@@ -330,3 +331,9 @@ def _prepared(root: Path, source: Source, archive: ArchiveRef | None) -> Prepare
         archive=archive.name if archive else None,
         fetched_bytes=fetched,
     )
+
+
+def _give_away(workspace: Workspace, owner: Owner) -> None:
+    """What an unpacked archive did not bring, and all that an earlier attempt of another user left."""
+    for tree in (workspace.files, workspace.home):
+        give_tree(tree, owner)

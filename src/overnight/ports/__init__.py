@@ -4,7 +4,7 @@ Contracts that hold for all of them: methods do not block the event loop; a canc
 write; an adapter passes the contract suite of its port in `tests/contracts/`.
 """
 
-from overnight.ports.agent import Agent, RunOrder, Stop, Workspace
+from overnight.ports.agent import Agent, Owner, RunOrder, Slot, Stop, Workspace
 from overnight.ports.archives import (
     ArchiveConflict,
     ArchiveDenied,
@@ -50,12 +50,14 @@ __all__ = [
     "JobStore",
     "KeyStore",
     "ListedArchive",
+    "Owner",
     "Page",
     "Queue",
     "Receipt",
     "Roster",
     "RunOrder",
     "SchemaTooNew",
+    "Slot",
     "Stop",
     "StorageBusy",
     "StorageError",

@@ -1,6 +1,7 @@
 """What runs Claude Code on one order."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,19 +9,31 @@ from typing import Any, Protocol
 from overnight.domain.job import JobRequest
 from overnight.domain.outcome import Outcome
 
+Owner = tuple[int, int]
+"""Numeric user and group."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """A place for one run on this machine. `owner`: the user that it runs as and that its files must belong to;
+    None, if that is the service's own."""
+
+    owner: Owner | None = None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workspace:
     """The directories of one attempt: `files` is what the agent works in, `home` its HOME.
 
     `transcripts` is the folder inside `home` that holds the conversation (`{session_id}.jsonl` and its
-    side files).
+    side files). `owner` is that of the slot: `files` and `home` belong to it.
     """
 
     root: Path
     files: Path
     home: Path
     transcripts: Path
+    owner: Owner | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +67,11 @@ class Agent(Protocol):
     @property
     def isolation_properties(self) -> Mapping[str, bool]:
         """What was measured of the tier: the name of each property, and whether it holds."""
+        ...
+
+    def slot(self) -> AbstractAsyncContextManager[Slot]:
+        """Held from before the workspace is prepared until the run has returned; no two runs of this machine
+        hold the same owner at once. Entering raises OSError if there is none."""
         ...
 
     async def run(

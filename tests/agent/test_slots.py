@@ -1,0 +1,119 @@
+"""A user is one run's at a time, on the whole machine, and nobody's while something of it is alive."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from overnight.agent import processes
+from overnight.agent.slots import Slots
+
+BASE = 43_000
+"""Not that of services, which other tests may have running."""
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give runs users of their own")
+
+
+@pytest.fixture
+def slots(tmp_path: Path) -> Slots:
+    return Slots(BASE, (tmp_path / "data" / "slots", tmp_path / "machine"))
+
+
+async def as_user(uid: int, script: str, *, mark: str | None = None) -> asyncio.subprocess.Process:
+    """Returns when the script has said `ready`."""
+    environment = {"PATH": os.defpath} | ({processes.MARK: mark} if mark else {})
+    process = await asyncio.create_subprocess_exec(
+        *("/bin/sh", "-c", script),
+        stdout=asyncio.subprocess.PIPE,
+        env=environment,
+        user=uid,
+        group=uid,
+        extra_groups=[],
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"ready\n"
+    return process
+
+
+def state_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+
+
+@pytest.fixture(autouse=True)
+async def clean() -> AsyncIterator[None]:
+    yield
+    for uid in (BASE, BASE + 1) if os.geteuid() == 0 else ():
+        await processes.end(None, uid)
+
+
+@needs_root
+async def test_runs_at_once_have_different_users(slots: Slots) -> None:
+    async with slots.taken() as first, slots.taken() as second:
+        assert (first, second) == ((BASE, BASE), (BASE + 1, BASE + 1))
+    async with slots.taken() as again:
+        assert again == (BASE, BASE)
+
+
+@needs_root
+@pytest.mark.parametrize("shared", ["data/slots", "machine"])
+async def test_other_workers_keep_off(slots: Slots, tmp_path: Path, shared: str) -> None:
+    """Of the same data directory, or on the same machine."""
+    other = Slots(BASE, [tmp_path / place for place in ("other", shared)])
+    async with slots.taken() as ours, other.taken() as theirs:
+        assert ours != theirs
+
+
+@needs_root
+async def test_what_the_last_run_left_is_dead_before_the_next_has_its_user(slots: Slots) -> None:
+    async with slots.taken() as owner:
+        assert owner is not None
+        left = await as_user(owner[0], "echo ready; exec tail -f /dev/null")
+    async with slots.taken() as again:
+        assert again == owner
+        assert processes.find(None, BASE) == []
+    assert await left.wait() == -9
+
+
+@needs_root
+async def test_the_user_of_a_run_is_known_until_somebody_else_has_it(slots: Slots) -> None:
+    async with slots.taken() as owner:
+        assert owner is not None
+        slots.note(owner, "mark-of-the-run-01")
+        assert slots.user_of("mark-of-the-run-01") == BASE
+    assert slots.user_of("mark-of-the-run-01") == BASE, "its worker died: what it left is still to be ended"
+    async with slots.taken():
+        assert slots.user_of("mark-of-the-run-01") is None
+
+
+@needs_root
+async def test_a_process_is_found_by_its_user_however_it_hides(slots: Slots) -> None:
+    hidden = await as_user(BASE, "setsid env -i sh -c 'echo ready; exec tail -f /dev/null' & wait")
+    others = await as_user(BASE + 1, "echo ready; exec tail -f /dev/null")
+    assert len(processes.find(None, BASE)) == 2
+    assert await processes.end(None, BASE) == []
+    assert await hidden.wait() in {-9, 0, 137}
+    assert others.returncode is None
+
+
+@needs_root
+async def test_a_process_whose_first_thread_has_ended_is_not_taken_for_dead() -> None:
+    """It looks like a zombie, and goes on by its other threads."""
+    program = (
+        "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(60,)).start(); "
+        'print("ready", flush=True); ctypes.CDLL(None).pthread_exit(None)'
+    )
+    process = await as_user(BASE, f"exec /usr/bin/env python3 -c '{program}'")
+    async with asyncio.timeout(10):
+        while state_of(process.pid) != b"Z":  # noqa: ASYNC110 - no event says so
+            await asyncio.sleep(0.01)
+    assert [found.pid for found in processes.find(None, BASE)] == [process.pid]
+    assert await processes.end(None, BASE) == []
+    await process.wait()
+
+
+async def test_without_a_base_there_are_none(tmp_path: Path) -> None:
+    async with Slots(0, (tmp_path,)).taken() as owner:
+        assert owner is None
