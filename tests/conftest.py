@@ -27,3 +27,14 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped in CI, which counts as a failure: {report.longrepr}"
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was only tried on a stand-in is said in every run."""
+    if not {"OVERNIGHT_TEST_SUPABASE_URL", "OVERNIGHT_TEST_SUPABASE_KEY"} <= os.environ.keys():
+        terminalreporter.write_line(
+            "NOT TRIED ON A REAL SUPABASE PROJECT: set OVERNIGHT_TEST_SUPABASE_URL and OVERNIGHT_TEST_SUPABASE_KEY "
+            "(the contract suite of archive stores ran on the stand-in only)",
+            yellow=True,
+            bold=True,
+        )

@@ -16,7 +16,7 @@ DOCS = Path(__file__).parent.parent / "docs" / "settings.md"
 @pytest.fixture(autouse=True)
 def clean_environment() -> Iterator[None]:
     before = dict(os.environ)
-    for name in [name for name in os.environ if name.startswith(("OVERNIGHT_", "ANTHROPIC_"))]:
+    for name in [name for name in os.environ if name.startswith(("OVERNIGHT_", "ANTHROPIC_", "SUPABASE_"))]:
         del os.environ[name]
     yield
     os.environ.clear()
@@ -70,10 +70,13 @@ def test_secrets_leave_the_environment_and_do_not_show() -> None:
     assert "canary-secret" not in repr(chosen)
 
 
-@pytest.mark.parametrize("name", ["OVERNIGHT_CONCURRENCY", "OVERNIGHT_LEASE_SECONDS", "OVERNIGHT_PORT"])
+@pytest.mark.parametrize(
+    "name",
+    ["OVERNIGHT_CONCURRENCY", "OVERNIGHT_LEASE_SECONDS", "OVERNIGHT_PORT", "SUPABASE_URL"],
+)
 def test_a_wrong_value_is_named_and_not_repeated(name: str) -> None:
     os.environ[name] = "canary-value"
     with pytest.raises(SettingsError) as caught:
         load()
-    assert name in str(caught.value)
+    assert f" {name}:" in str(caught.value)
     assert "canary-value" not in str(caught.value)

@@ -18,7 +18,15 @@ from overnight.domain.retry import RetryPolicy
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-SECRETS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "OVERNIGHT_API_KEY", "OVERNIGHT_WEBHOOK_SECRET")
+SECRETS = (
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_AUTH_TOKEN",
+    "OVERNIGHT_API_KEY",
+    "OVERNIGHT_WEBHOOK_SECRET",
+    "SUPABASE_SECRET_KEY",
+    "SUPABASE_SERVICE_ROLE_KEY",
+    "SUPABASE_ANON_KEY",
+)
 """Variables that are taken out of the process's environment once they are read."""
 
 
@@ -158,6 +166,40 @@ class Settings(BaseSettings):
         description="Where archives are kept; `auto` takes the store whose address is set, and the directory "
         "`archives` below the data directory otherwise.",
     )
+    archive_too_large: Literal["keep", "fail"] = Field(
+        "keep",
+        description="What a job does whose archive is larger than the store takes: it ends as it would, with its files "
+        "set aside below `unsaved` and an event `workspace.not_saved`, or it also fails.",
+    )
+    supabase_url: str | None = Field(
+        None,
+        validation_alias=AliasChoices("SUPABASE_URL"),
+        pattern=r"^https?://[A-Za-z0-9.:\[\]-]+/?$",
+        description="A Supabase project that archives are kept in, `https://<ref>.supabase.co` (docs/archives.md).",
+    )
+    supabase_secret_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("SUPABASE_SECRET_KEY"),
+        description="Its key for servers, `sb_secret_...`. The first of the three that is set is used.",
+    )
+    supabase_service_role_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("SUPABASE_SERVICE_ROLE_KEY"),
+        description="Its older key for servers.",
+    )
+    supabase_anon_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("SUPABASE_ANON_KEY"),
+        description="Its public key, which needs four policies; whoever has it can then read and change all sessions.",
+    )
+    supabase_bucket: str = Field(
+        "content", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="Bucket of archives."
+    )
+    supabase_prefix: str = Field(
+        "claude-code",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="Folder of the bucket that archives are kept in, for one installation alone.",
+    )
     archive_exclude: Annotated[tuple[str, ...], NoDecode] = Field(
         (".git", "node_modules", ".cache", "dist"), description="Names left out of archives, comma separated."
     )
@@ -250,6 +292,11 @@ class Settings(BaseSettings):
         )
 
     @property
+    def supabase_key(self) -> SecretStr | None:
+        """The one with the most rights: a public key makes every refusal look like nothing."""
+        return self.supabase_secret_key or self.supabase_service_role_key or self.supabase_anon_key
+
+    @property
     def callback_policy(self) -> CallbackPolicy:
         return CallbackPolicy(allow_http=self.callback_allow_http, allow_private=self.callback_allow_private)
 
@@ -287,8 +334,8 @@ def _split(value: Any, separator: str) -> Any:
 def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors(include_url=False, include_input=False):
-        field = str(problem["loc"][0])
-        known = field.lower() in Settings.model_fields
-        name = f"OVERNIGHT_{field.upper()}" if known and not field.startswith("anthropic_") else field.upper()
+        field = str(problem["loc"][0]).lower()
+        known = Settings.model_fields.get(field)
+        name = f"OVERNIGHT_{field.upper()}" if known and not known.validation_alias else field.upper()
         lines.append(f"{name}: {problem['msg']}")
     return "wrong setting: " + "; ".join(lines)

@@ -3,9 +3,14 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from overnight.adapters.memory_archives import MemoryArchives
+from overnight.adapters.system import SystemClock
+from overnight.ports import ArchiveTooLarge, Growth, StoredArchive
 
 UUID = "01900000-0000-7000-8000-000000000000"
 
@@ -33,7 +38,24 @@ class TestRoom:
             assert (await client.get("/jobs")).json()["data"] == []
 
 
+class SmallArchives(MemoryArchives):
+    """A store with a limit of its own, as a project of a free plan has."""
+
+    async def put(self, name: str, source: Path, *, growth: Growth | None = None) -> StoredArchive:
+        raise ArchiveTooLarge(100)
+
+
 class TestSizes:
+    async def test_an_upload_that_the_store_is_too_small_for(
+        self, service_with: Callable[..., Any], pack: Callable[..., bytes]
+    ) -> None:
+        service = service_with(archives=SmallArchives(SystemClock()))
+        headers = {"Content-Type": "application/zip"}
+        async with service.client() as client:
+            answer = await client.put(f"/sessions/{UUID}/archive", content=pack({"a": b"a"}), headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+        assert "no more than 100 bytes" in answer.json()["detail"]
+
     @pytest.mark.parametrize(
         "many",
         [{f"x-{n}": "1" for n in range(120)}, {"x-long": "a" * 17_000}],

@@ -4,25 +4,77 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from tests.supabase_server.app import storage_server
+from tests.supabase_server.bucket import SECRET, Project
 
 from overnight.adapters.directory import DirectoryArchives
 from overnight.adapters.memory_archives import MemoryArchives
-from overnight.adapters.system import SystemClock
+from overnight.adapters.supabase import Access, supabase_archives
+from overnight.adapters.system import SystemClock, SystemEntropy
 from overnight.ports import ArchiveConflict, ArchiveMissing, ArchiveStore, StoredArchive
 
+REAL_PROJECT = (
+    ["supabase-real"]
+    if {"OVERNIGHT_TEST_SUPABASE_URL", "OVERNIGHT_TEST_SUPABASE_KEY"} <= os.environ.keys()
+    else []
+)
+"""Without them the summary of the test run says so (tests/conftest.py)."""
 SESSION = "claude-code/6f1c2f5e-8a53-4d0e-9c61-1f6f2f1f6b11"
 FIRST, SECOND, ALIAS = f"{SESSION}/job-1.1.zip", f"{SESSION}/job-2.1.zip", f"{SESSION}.zip"
 
 
-@pytest.fixture(params=["memory", "directory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArchiveStore:
-    return (
-        MemoryArchives(SystemClock()) if request.param == "memory" else DirectoryArchives(tmp_path / "store")
+@pytest.fixture(params=["memory", "directory", "supabase", *REAL_PROJECT])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ArchiveStore]:
+    match request.param:
+        case "memory":
+            yield MemoryArchives(SystemClock())
+        case "directory":
+            yield DirectoryArchives(tmp_path / "store")
+        case "supabase":
+            async with on_the_stand_in(tmp_path) as archives:
+                yield archives
+        case _:
+            async with on_the_real_project(tmp_path) as archives:
+                yield archives
+
+
+@asynccontextmanager
+async def on_the_stand_in(tmp_path: Path) -> AsyncIterator[ArchiveStore]:
+    (tmp_path / "bucket").mkdir()
+    async with (
+        storage_server(Project(tmp_path / "bucket")) as server,
+        supabase_archives(
+            Access(url=server.url, key=SECRET),
+            notes=tmp_path / "notes",
+            clock=SystemClock(),
+            entropy=SystemEntropy(),
+        ) as archives,
+    ):
+        yield archives
+
+
+@asynccontextmanager
+async def on_the_real_project(tmp_path: Path) -> AsyncIterator[ArchiveStore]:
+    """In a folder of its own, which is emptied afterwards."""
+    prefix = f"overnight-test-{SystemEntropy().session_id()}"
+    access = Access(
+        url=os.environ["OVERNIGHT_TEST_SUPABASE_URL"],
+        key=os.environ["OVERNIGHT_TEST_SUPABASE_KEY"],
+        bucket=os.environ.get("OVERNIGHT_TEST_SUPABASE_BUCKET", "content"),
+        prefix=prefix,
     )
+    clock, entropy = SystemClock(), SystemEntropy()
+    async with supabase_archives(access, notes=tmp_path / "notes", clock=clock, entropy=entropy) as archives:
+        try:
+            yield archives
+        finally:
+            for left in await archives.listing(""):
+                await archives.delete(left.name)
 
 
 @pytest.fixture

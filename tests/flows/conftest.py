@@ -122,6 +122,7 @@ class World:
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     refuse_secrets: bool = False
+    fail_too_large: bool = False
     redactor: Redactor = field(default_factory=Redactor)
     checkpoint_seconds: float = 0.0
     archives_are_shared: bool = False
@@ -160,6 +161,7 @@ class World:
             lease_seconds=15.0,
             checkpoint_seconds=self.checkpoint_seconds,
             archives_are_shared=self.archives_are_shared,
+            fail_too_large=self.fail_too_large,
             save_delays=(0.0, 0.0),
         )
 

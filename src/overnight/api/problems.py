@@ -30,7 +30,7 @@ from overnight.domain.errors import (
     TooManyJobs,
 )
 from overnight.domain.redaction import Redactor
-from overnight.ports import StorageError, StorageFull
+from overnight.ports import ArchiveTooLarge, StorageError, StorageFull
 
 
 class Code(StrEnum):
@@ -325,6 +325,8 @@ def problem_of(error: Exception) -> Problem | None:
         return Problem(Code.CALLBACK_URL_REFUSED, errors=[Fault("/callback_url", error.message)])
     if isinstance(error, ArchiveRefused):
         return Problem(Code.ARCHIVE_REFUSED, str(error))
+    if isinstance(error, ArchiveTooLarge):
+        return Problem(Code.BODY_TOO_LARGE, str(error))
     if isinstance(error, BudgetExhausted):
         return Problem(Code.BUDGET_EXHAUSTED, headers={"Retry-After": str(math.ceil(error.wait_seconds))})
     for kind, code in _REFUSALS.items():

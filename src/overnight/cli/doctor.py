@@ -27,6 +27,8 @@ SQLITE = (3, 51, 3)
 """Older ones can damage a database whose log is reset while another process reads it (facts: queue)."""
 ROOM_BYTES = 1024**3
 """Less free disk than this is worth a word: one archive may be half as large."""
+FREE_PLAN_BYTES = 50 * 1024**2
+"""What Supabase's free plan takes in one object: a workspace of any size is soon larger."""
 COMMAND_SECONDS = 20.0
 
 
@@ -116,6 +118,20 @@ async def data_directory(settings: Settings) -> Check:
     return Check(name="Data directory", verdict=verdict, finding=finding, remedy="Make room on this disk.")
 
 
+async def archives(settings: Settings) -> Check:
+    from overnight.wiring.archives import try_archives  # noqa: PLC0415 - slow to import
+
+    tried = await try_archives(settings)
+    if tried.refused:
+        remedy = None if tried.sql is None else f"In the SQL editor of the project:\n{tried.sql}"
+        return _check("Archives", False, tried.finding, remedy)
+    finding = tried.finding if tried.limit is None else f"{tried.finding}, up to {size(tried.limit)} each"
+    if tried.limit is not None and tried.limit <= FREE_PLAN_BYTES:
+        return Check(name="Archives", verdict=Verdict.NOTE, finding=finding, remedy=_SMALL)
+    verdict = Verdict.NOTE if tried.public_key else Verdict.GOOD
+    return Check(name="Archives", verdict=verdict, finding=finding, remedy=_PUBLIC_KEY)
+
+
 async def sqlite(_: Settings) -> Check:
     found = ".".join(version("apsw").split(".")[:3])  # apsw has the number of the SQLite that it brings
     new = tuple(int(part) for part in found.split(".")) >= SQLITE
@@ -167,10 +183,21 @@ CHECKS: tuple[Callable[[Settings], Awaitable[Check]], ...] = (
     claude_code,
     isolation,
     data_directory,
+    archives,
     sqlite,
     key,
     upstream,
     service,
+)
+
+
+_SMALL = (
+    "A larger session is not stored: OVERNIGHT_ARCHIVE_TOO_LARGE says what becomes of its job. Raise the limit in the "
+    "project's storage settings, or exclude more with OVERNIGHT_ARCHIVE_EXCLUDE."
+)
+_PUBLIC_KEY = (
+    "The key is the project's public one: whoever has it can read, replace and delete every session. Set "
+    "SUPABASE_SECRET_KEY instead."
 )
 
 

@@ -34,6 +34,7 @@ from overnight.domain.standing import room_to_run
 from overnight.domain.transitions import Decide, finish, requeue, returns_at, start
 from overnight.flows.checkpoint import Checkpoints
 from overnight.flows.event_log import EventLog
+from overnight.flows.judging import failed_as_too_large, judged, without_secrets
 from overnight.flows.lease import Holder, RunStop, StopReason
 from overnight.flows.restoring import WorkspaceUnavailable
 from overnight.flows.saving import Saved, Saving, SecretsInArchive
@@ -42,7 +43,9 @@ from overnight.flows.workspace import Source, Workspaces, archive_name
 from overnight.ports import (
     Agent,
     ArchiveConflict,
+    ArchiveDenied,
     ArchiveMissing,
+    ArchiveTooLarge,
     Bell,
     Clock,
     Entropy,
@@ -63,6 +66,10 @@ OWNER_BUSY_SECONDS = 2.0
 """Until a job is tried again whose owner has as many running as its key allows. The sweep may be faster."""
 
 
+class _TooLarge(Exception):
+    """The workspace is kept on disk, and the operator wants such a job to fail."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runner:
     """What a worker needs to run jobs. `worker` is its name in leases."""
@@ -81,6 +88,7 @@ class Runner:
     checkpoint_seconds: float = 0.0
     archives_are_shared: bool = False
     """Workers on other machines have the same archive store: what goes back to the queue may go on there."""
+    fail_too_large: bool = False
     save_delays: tuple[float, ...] = SAVE_DELAYS
 
     async def run(self, bell: Bell, *, leaving: asyncio.Event) -> None:
@@ -130,23 +138,31 @@ class Runner:
             checkpoints = self._checkpoints(job, session, events)
             async with events.flowing():
                 outcome, worth_saving = await self._outcome(job, session, events, stop, checkpoints)
-            outcome = _without_secrets(outcome, self.redactor)
+            outcome = without_secrets(outcome, self.redactor)
             if stop.reason is StopReason.LOST:
                 return
             if await self._went_back(job, outcome, checkpoints if worth_saving else None):
                 return
             saving = self.workspaces.saving(job, session, _cost(session, outcome))
             try:
-                saved = await self._save(job, saving, events) if worth_saving else None
-                with self.workspaces.settling(session.session_id):
-                    session = await self._finish(job, outcome, saved)
-                    await self._keep(job, session, saved)
+                saved = await self._end(job, outcome, saving if worth_saving else None, events)
             except Refused:
                 await self._retract(job)
                 raise
         await self.workspaces.discard(job)
         if saved is not None:
             await checkpoints.drop()
+
+    async def _end(self, job: Job, outcome: Outcome, saving: Saving | None, events: EventLog) -> Saved | None:
+        """Save, finish, and keep the workspace for the session's next job."""
+        try:
+            saved = await self._save(job, saving, events) if saving else None
+        except _TooLarge:
+            saved, outcome = None, failed_as_too_large(outcome)
+        with self.workspaces.settling(job.session_id):
+            session = await self._finish(job, outcome, saved)
+            await self._keep(job, session, saved)
+        return saved
 
     def _checkpoints(self, job: Job, session: Session, events: EventLog) -> Checkpoints:
         return Checkpoints(
@@ -211,7 +227,7 @@ class Runner:
             return failed(ErrorCode.INTERNAL, _BROKE)
         finally:
             timer.cancel()
-        return _judged(outcome, stop.reason, order.request.timeout_seconds)
+        return judged(outcome, stop.reason, order.request.timeout_seconds)
 
     async def _went_back(self, job: Job, outcome: Outcome, checkpoints: Checkpoints | None) -> bool:
         """Put the job back in the queue if it has another attempt.
@@ -247,6 +263,13 @@ class Runner:
                 tell_secrets(secrets.scan, events)
                 told = {"reason": "secrets"}
                 break
+            except ArchiveTooLarge as large:
+                told = {"reason": "too_large", "limit": large.limit}
+                break
+            except ArchiveDenied:
+                log.exception("the store refuses the workspace of job %s", job.job_id)
+                told = {"reason": "denied"}
+                break
             except OSError:
                 log.exception("could not save the workspace of job %s", job.job_id)
                 if delay is not None:
@@ -260,6 +283,8 @@ class Runner:
         place = await self.workspaces.set_aside(job)
         events.emit("workspace.not_saved", {"kept_in": place.name} | told)
         await events.flush()
+        if self.fail_too_large and told.get("reason") == "too_large":
+            raise _TooLarge
         return None
 
     async def _finish(self, job: Job, outcome: Outcome, saved: Saved | None) -> Session:
@@ -337,30 +362,6 @@ def _prompt(request: JobRequest, job: Job, source: Source) -> str:
 
 def _cost(session: Session, outcome: Outcome) -> float:
     return session.cost_usd if outcome.session_cost_usd is None else outcome.session_cost_usd
-
-
-def _without_secrets(outcome: Outcome, redactor: Redactor) -> Outcome:
-    return replace(
-        outcome,
-        result=redactor.data(outcome.result),
-        structured_output=redactor.data(outcome.structured_output),
-        message=redactor.data(outcome.message),
-    )
-
-
-def _judged(outcome: Outcome, reason: StopReason | None, timeout_seconds: float) -> Outcome:
-    """What an interruption means, now that it is known who asked for it."""
-    if outcome.ending is not Ending.INTERRUPTED:
-        return outcome
-    if reason is StopReason.CANCEL:
-        return replace(outcome, ending=Ending.CANCELLED)
-    if reason is StopReason.TIMEOUT:
-        message = (
-            f"The job was stopped after its timeout of {timeout_seconds:g} seconds. Its files and conversation up "
-            "to then are kept: send another prompt to the session, or retry the job with more time."
-        )
-        return replace(outcome, ending=Ending.FAILED, code=ErrorCode.TIMEOUT, message=message)
-    return outcome
 
 
 _NOT_PREPARED = (

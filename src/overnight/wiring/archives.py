@@ -1,11 +1,17 @@
 """The store that archives are kept in, by the settings."""
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from overnight.adapters.directory import DirectoryArchives
-from overnight.ports import ArchiveStore
+from overnight.adapters.supabase import Access, SupabaseArchives, policies, supabase_archives
+from overnight.adapters.system import SystemClock, SystemEntropy
+from overnight.ports import ArchiveDenied, ArchiveStore
 from overnight.settings import Settings, SettingsError
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.asynccontextmanager
@@ -14,9 +20,84 @@ async def opened_archives(settings: Settings) -> AsyncIterator[ArchiveStore]:
     match chosen_archives(settings):
         case "directory":
             yield DirectoryArchives(settings.data / "archives")
+        case "supabase":
+            async with _checked_supabase(settings) as archives:
+                yield archives
         case other:
             raise SettingsError(f"OVERNIGHT_ARCHIVES: {other} is not built in yet. Nothing was started.")
 
 
 def chosen_archives(settings: Settings) -> str:
-    return "directory" if settings.archives == "auto" else settings.archives
+    if settings.archives != "auto":
+        return settings.archives
+    return "supabase" if settings.supabase_url else "directory"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """What trying the store has shown. `refused`: it cannot be used. `sql` gives the rights that may lack."""
+
+    finding: str
+    refused: bool = False
+    limit: int | None = None
+    public_key: bool = False
+    sql: str | None = None
+
+
+async def try_archives(settings: Settings) -> Tried:
+    """Write, read, list and delete one small object, where the store is not a directory."""
+    if chosen_archives(settings) == "directory":
+        return Tried(finding=f"in {settings.data / 'archives'}")
+    try:
+        async with _supabase(settings) as archives:
+            await archives.check()
+    except ArchiveDenied as denied:
+        return Tried(finding=str(denied), refused=True, sql=policies(_access(settings)))
+    except (OSError, SettingsError) as error:
+        return Tried(finding=str(error), refused=True)
+    return Tried(
+        finding=f"Supabase, bucket {settings.supabase_bucket}, folder {settings.supabase_prefix}",
+        limit=archives.largest,
+        public_key=settings.supabase_key == settings.supabase_anon_key,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _checked_supabase(settings: Settings) -> AsyncIterator[SupabaseArchives]:
+    """A worker whose store refuses it would run jobs and lose their files: it does not start."""
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            archives = await stack.enter_async_context(_supabase(settings))
+            await archives.check()
+            await archives.sweep(SystemClock().now())
+        except OSError as error:
+            raise SettingsError(f"The archive store cannot be used. {error} Nothing was started.") from error
+        log.info("archives of up to %s bytes are kept in Supabase Storage", archives.largest)
+        yield archives
+
+
+@contextlib.asynccontextmanager
+async def _supabase(settings: Settings) -> AsyncIterator[SupabaseArchives]:
+    async with supabase_archives(
+        _access(settings),
+        notes=settings.data / "uploads",
+        clock=SystemClock(),
+        entropy=SystemEntropy(),
+    ) as archives:
+        yield archives
+
+
+def _access(settings: Settings) -> Access:
+    if settings.supabase_url is None:
+        raise SettingsError("SUPABASE_URL: needed to keep archives in Supabase Storage. Nothing was started.")
+    if settings.supabase_key is None:
+        raise SettingsError(
+            "SUPABASE_SECRET_KEY: needed to keep archives in Supabase Storage, or SUPABASE_SERVICE_ROLE_KEY, or "
+            "SUPABASE_ANON_KEY with four policies (docs/archives.md). Nothing was started."
+        )
+    return Access(
+        url=settings.supabase_url,
+        key=settings.supabase_key.get_secret_value(),
+        bucket=settings.supabase_bucket,
+        prefix=settings.supabase_prefix,
+    )

@@ -10,7 +10,11 @@ from overnight.settings import Settings
 def redactor_of(settings: Settings) -> Redactor:
     """What blanks this process's secrets out of everything that it tells."""
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    loaded = {"api_key": settings.anthropic_api_key, "auth_token": settings.anthropic_auth_token}
+    loaded = {
+        "api_key": settings.anthropic_api_key,
+        "auth_token": settings.anthropic_auth_token,
+        "supabase_key": settings.supabase_key,
+    }
     secrets = {kind: secret.get_secret_value() for kind, secret in loaded.items() if secret is not None}
     return Redactor({**secrets, "webhook_secret": webhook_secret(settings)}, shapes=settings.redact_shapes)
 

@@ -246,6 +246,7 @@ def _runner(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Runner:
         lease_seconds=settings.lease_seconds,
         checkpoint_seconds=settings.checkpoint_seconds,
         archives_are_shared=chosen_archives(settings) != "directory",
+        fail_too_large=settings.archive_too_large == "fail",
     )
 
 
