@@ -35,6 +35,7 @@ from overnight.api.views import Accepted
 from overnight.domain.address import CallbackPolicy
 from overnight.domain.keys import LOCAL
 from overnight.domain.redaction import Redactor
+from overnight.flows.kept_here import KeptHere
 from overnight.flows.keyring import KeyRing
 from overnight.flows.submit import submit
 from overnight.ports import JobStore, Queue
@@ -140,6 +141,7 @@ async def serve(server: str, kind: str, listening: socket.socket) -> None:
                 scratch=Path(scratch),
                 allowed_hosts=("127.0.0.1",),
                 keys=KeyRing(MemoryKeys(), clock),
+                kept=KeptHere(Path(scratch)),
                 free_bytes=lambda: 1 << 30,
                 ready=lambda: Readiness(ok=True, draining=False, isolation="none"),
                 version="bench",

@@ -44,6 +44,7 @@ ONLY = {
     "claude_agent_sdk": {"agent", "cli/doctor"},
     "subprocess": {"agent", "cli/doctor"},
     "httpcore": {"adapters/webhooks"},
+    "obstore": {"adapters/s3"},
     "starlette": {"api", "agent/gateway", "rehearsal"},
     "uvicorn": {"serving"},
     "typer": {"cli"},

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from overnight.domain.address import CallbackPolicy
 from overnight.domain.egress import EgressPolicy, allowed_host
+from overnight.domain.retention import RetentionPolicy
 from overnight.domain.retry import RetryPolicy
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -26,6 +27,8 @@ SECRETS = (
     "SUPABASE_SECRET_KEY",
     "SUPABASE_SERVICE_ROLE_KEY",
     "SUPABASE_ANON_KEY",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
 )
 """Variables that are taken out of the process's environment once they are read."""
 
@@ -200,6 +203,41 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
         description="Folder of the bucket that archives are kept in, for one installation alone.",
     )
+    s3_bucket: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$",
+        description="A bucket, of Amazon S3 or of another store that speaks S3, that archives are kept in "
+        "(docs/archives-s3.md).",
+    )
+    s3_prefix: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$",
+        max_length=200,
+        description="Folder of the bucket that archives are kept in, for one installation alone.",
+    )
+    s3_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[A-Za-z0-9.:\[\]/_-]+$",
+        description="URL of a store that is not Amazon's.",
+    )
+    s3_region: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9-]+$",
+        description="The bucket's region; otherwise AWS_REGION, or `us-east-1`.",
+    )
+    aws_access_key_id: str | None = Field(
+        None,
+        validation_alias=AliasChoices("AWS_ACCESS_KEY_ID"),
+        description="The bucket's key. Without one, the credentials of the machine (EC2, ECS, EKS) are used.",
+    )
+    aws_secret_access_key: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("AWS_SECRET_ACCESS_KEY"), description="Its secret part."
+    )
+    aws_session_token: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("AWS_SESSION_TOKEN"),
+        description="What belongs to a key that is valid for a time.",
+    )
     archive_exclude: Annotated[tuple[str, ...], NoDecode] = Field(
         (".git", "node_modules", ".cache", "dist"), description="Names left out of archives, comma separated."
     )
@@ -220,6 +258,16 @@ class Settings(BaseSettings):
     )
     warm_max_bytes: int = Field(
         10 * 1024**3, ge=0, description="Most bytes of kept workspaces and their archives in all."
+    )
+    archive_versions: int = Field(
+        10,
+        ge=1,
+        description="Archives kept of each session, with the current one; each finished job makes one.",
+    )
+    archive_max_age_days: float | None = Field(
+        None,
+        gt=0,
+        description="Archives older than this are deleted, whatever their number, but never the current one.",
     )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest JSON body of a request.")
     max_archive_bytes: int = Field(512 * 1024 * 1024, ge=1024, description="Largest archive of an upload.")
@@ -289,6 +337,13 @@ class Settings(BaseSettings):
     def retry_policy(self) -> RetryPolicy:
         return RetryPolicy(
             delays=self.retry_delays, jitter=self.retry_jitter, max_losses=self.max_worker_losses
+        )
+
+    @property
+    def retention_policy(self) -> RetentionPolicy:
+        days = self.archive_max_age_days
+        return RetentionPolicy(
+            versions=self.archive_versions, max_age_seconds=None if days is None else days * 86_400
         )
 
     @property

@@ -26,6 +26,7 @@ from overnight.domain.errors import ErrorCode
 from overnight.domain.job import ArchiveRef, Origin
 from overnight.domain.outcome import Ending, Outcome, failed
 from overnight.domain.redaction import Redactor
+from overnight.flows.kept_here import KeptHere
 from overnight.flows.keyring import KeyRing
 
 LIMITS = Limits(max_body_bytes=256 * 1024, max_archive_bytes=1024 * 1024, max_timeout_seconds=1500.0)
@@ -102,6 +103,17 @@ def zip_of(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
+class Archives(MemoryArchives):
+    """Deletes nothing while `refuses` is set."""
+
+    refuses = False
+
+    async def delete(self, name: str) -> None:
+        if self.refuses:
+            raise OSError("the key may not delete")
+        await super().delete(name)
+
+
 def make_service(scratch: Path, **changes: Any) -> Service:
     clock, entropy, wakeups = SystemClock(), SystemEntropy(), MemoryWakeups()
     store = MemoryStore(wakeups, clock)
@@ -110,9 +122,10 @@ def make_service(scratch: Path, **changes: Any) -> Service:
         store=store,
         index=store,
         queue=MemoryQueue(wakeups, clock, entropy),
-        archives=MemoryArchives(clock),
+        archives=Archives(clock),
         wakeups=wakeups,
         keys=KeyRing(MemoryKeys(), clock),
+        kept=KeptHere(scratch / "data"),
         clock=clock,
         entropy=entropy,
         callback_policy=CallbackPolicy(),

@@ -199,6 +199,19 @@ class TestDelete:
         assert await service.parts.archives.listing("claude-code/") == []
         assert (await client.get("/jobs")).json()["data"] == []
 
+    async def test_what_the_store_does_not_delete_is_said_and_seen_by_nobody(
+        self, service: Any, client: Any, session_id: str
+    ) -> None:
+        service.parts.archives.refuses = True
+        answer = await client.delete(f"/sessions/{session_id}")
+        assert (answer.status_code, answer.json()["session_id"]) == (202, session_id)
+        assert (await client.get(f"/sessions/{session_id}")).status_code == 404
+        assert (await client.get("/sessions")).json()["data"] == []
+
+        service.parts.archives.refuses = False
+        assert (await client.delete(f"/sessions/{session_id}")).status_code == 204
+        assert await service.parts.archives.listing("claude-code/") == []
+
     async def test_a_session_at_work_is_kept(self, client: Any, session_id: str) -> None:
         await client.post("/execute", json={"prompt": "p", "session_id": session_id})
         answer = await client.delete(f"/sessions/{session_id}")

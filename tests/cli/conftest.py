@@ -24,6 +24,7 @@ from overnight.domain.job import ArchiveRef, Job, Origin
 from overnight.domain.outcome import Ending, Outcome, failed
 from overnight.domain.redaction import Redactor
 from overnight.domain.transitions import Note, finish, record, start
+from overnight.flows.kept_here import KeptHere
 from overnight.flows.keyring import KeyRing
 from overnight.ports import Bell
 from overnight.serving import listen, serving, url_of
@@ -75,6 +76,7 @@ class ScriptedService:
             archives=self.archives,
             wakeups=self.wakeups,
             keys=KeyRing(MemoryKeys(), self.clock),
+            kept=KeptHere(self.scratch / "data"),
             clock=self.clock,
             entropy=self.entropy,
             callback_policy=CallbackPolicy(),

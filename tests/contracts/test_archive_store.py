@@ -4,16 +4,18 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from tests.s3_server import new_bucket, s3_server
 from tests.supabase_server.app import storage_server
 from tests.supabase_server.bucket import SECRET, Project
 
 from overnight.adapters.directory import DirectoryArchives
 from overnight.adapters.memory_archives import MemoryArchives
+from overnight.adapters.s3 import s3_archives
 from overnight.adapters.supabase import Access, supabase_archives
 from overnight.adapters.system import SystemClock, SystemEntropy
 from overnight.ports import ArchiveConflict, ArchiveMissing, ArchiveStore, StoredArchive
@@ -28,13 +30,22 @@ SESSION = "claude-code/6f1c2f5e-8a53-4d0e-9c61-1f6f2f1f6b11"
 FIRST, SECOND, ALIAS = f"{SESSION}/job-1.1.zip", f"{SESSION}/job-2.1.zip", f"{SESSION}.zip"
 
 
-@pytest.fixture(params=["memory", "directory", "supabase", *REAL_PROJECT])
+@pytest.fixture(scope="module")
+def s3_url() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture(params=["memory", "directory", "s3", "supabase", *REAL_PROJECT])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ArchiveStore]:
     match request.param:
         case "memory":
             yield MemoryArchives(SystemClock())
         case "directory":
             yield DirectoryArchives(tmp_path / "store")
+        case "s3":
+            url = request.getfixturevalue("s3_url")
+            yield s3_archives(new_bucket(url, SystemEntropy().session_id()))
         case "supabase":
             async with on_the_stand_in(tmp_path) as archives:
                 yield archives

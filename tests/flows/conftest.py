@@ -17,8 +17,12 @@ from overnight.domain.job import Event, Job, JobRequest
 from overnight.domain.keys import LOCAL, Caller
 from overnight.domain.outcome import Ending, Outcome
 from overnight.domain.redaction import Redactor
+from overnight.domain.retention import RetentionPolicy
 from overnight.domain.retry import RetryPolicy
+from overnight.flows.housekeeping import Housekeeping
+from overnight.flows.kept_here import KeptHere
 from overnight.flows.lease import Holder
+from overnight.flows.retention import Retention
 from overnight.flows.run_job import Runner, ring
 from overnight.flows.sweep import Sweep
 from overnight.flows.workspace import Workspaces
@@ -121,6 +125,7 @@ class World:
     roster: Roster = field(default_factory=Roster)
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     policy: RetryPolicy = field(default_factory=RetryPolicy)
+    retention_policy: RetentionPolicy = field(default_factory=RetentionPolicy)
     refuse_secrets: bool = False
     fail_too_large: bool = False
     redactor: Redactor = field(default_factory=Redactor)
@@ -131,8 +136,12 @@ class World:
 
     def __post_init__(self) -> None:
         self.store = MemoryStore(self.wakeups, self.clock)
-        self.archives = MemoryArchives(self.clock)
+        self.kept = KeptHere(self.data)
         self.queue = MemoryQueue(self.wakeups, self.clock, self.entropy)
+        self.use(MemoryArchives(self.clock))
+
+    def use(self, archives: MemoryArchives) -> None:
+        self.archives = archives
         self.workspaces = self.machine("here")
 
     def machine(self, name: str) -> Workspaces:
@@ -158,6 +167,7 @@ class World:
             entropy=self.entropy,
             policy=self.policy,
             redactor=self.redactor,
+            retention=self.retention(),
             lease_seconds=15.0,
             checkpoint_seconds=self.checkpoint_seconds,
             archives_are_shared=self.archives_are_shared,
@@ -173,10 +183,23 @@ class World:
             agent=self.agent,
             roster=self.roster,
             workspaces=self.workspaces,
-            archives=self.archives,
             clock=self.clock,
             entropy=self.entropy,
             policy=self.policy,
+        )
+
+    def retention(self) -> Retention:
+        return Retention(
+            store=self.store, archives=self.archives, clock=self.clock, policy=self.retention_policy
+        )
+
+    def housekeeping(self) -> Housekeeping:
+        return Housekeeping(
+            store=self.store,
+            index=self.store,
+            archives=self.archives,
+            kept=self.kept,
+            retention=self.retention(),
         )
 
     async def submit(

@@ -5,8 +5,6 @@ from typing import Any
 from overnight.domain import transitions
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import Status
-from overnight.domain.keys import LOCAL
-from overnight.flows.sessions import erase
 
 
 async def claim(world: Any, job: Any, worker: str = "worker-1") -> None:
@@ -84,24 +82,3 @@ async def test_directories_of_finished_jobs_are_deleted_and_those_of_waiting_one
     await world.sweep().once()
     assert (kept.exists(), gone.exists()) == (True, False)
     assert gone in world.agent.reaped
-
-
-async def test_an_erasure_that_was_cut_off_is_finished(world: Any, agents: Any) -> None:
-    job = await world.submit()
-    await world.run_next(agents.writes("a", "a", agents.done()))
-    store_erase = world.store.erase
-
-    async def dies(session_id: str) -> None:
-        raise OSError("killed")
-
-    world.store.erase = dies
-    try:
-        await erase(
-            job.session_id, caller=LOCAL, store=world.store, archives=world.archives, clock=world.clock
-        )
-    except OSError:
-        world.store.erase = store_erase
-    assert list(await world.store.erasing()) == [job.session_id]
-    await world.sweep().once()
-    assert list(await world.store.erasing()) == []
-    assert await world.archives.listing("claude-code/") == []

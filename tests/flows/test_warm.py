@@ -11,6 +11,7 @@ import pytest
 from overnight.domain.job import Status
 from overnight.domain.keys import LOCAL
 from overnight.domain.outcome import Ending, Outcome
+from overnight.flows.kept_here import KeptHere
 from overnight.flows.places import make_empty
 from overnight.flows.sessions import erase
 from overnight.flows.warm import WarmWorkspaces
@@ -228,7 +229,12 @@ async def test_nothing_is_kept_of_a_session_that_was_erased_meanwhile(world: Any
     async def erases(name: str, alias: str) -> None:
         await publish(name, alias)
         await erase(
-            job.session_id, caller=LOCAL, store=world.store, archives=world.archives, clock=world.clock
+            job.session_id,
+            caller=LOCAL,
+            store=world.store,
+            archives=world.archives,
+            kept=world.kept,
+            clock=world.clock,
         )
 
     world.archives.publish = erases
@@ -242,7 +248,12 @@ async def test_a_workspace_is_deleted_once_its_session_was_erased_on_another_mac
     await world.sweep().once()
     assert kept.is_dir()
     await erase(
-        session.session_id, caller=LOCAL, store=world.store, archives=world.archives, clock=world.clock
+        session.session_id,
+        caller=LOCAL,
+        store=world.store,
+        archives=world.archives,
+        kept=KeptHere(world.data / "elsewhere"),
+        clock=world.clock,
     )
     await world.sweep().once()
     assert list((world.data / "warm").iterdir()) == []

@@ -20,6 +20,7 @@ from overnight.api import ApiParts, Limits, Readiness, create_app
 from overnight.api.problems import KINDS, Code
 from overnight.domain.address import CallbackPolicy
 from overnight.domain.redaction import Redactor
+from overnight.flows.kept_here import KeptHere
 from overnight.flows.keyring import KeyRing
 
 LIMITS = Limits(max_body_bytes=64 * 1024, max_archive_bytes=256 * 1024, max_timeout_seconds=1500.0)
@@ -71,6 +72,7 @@ def make(scratch: Path, runner: asyncio.Runner) -> Api:
         scratch=scratch,
         allowed_hosts=("overnight.test",),
         keys=KeyRing(MemoryKeys(), clock),
+        kept=KeptHere(scratch / "data"),
         free_bytes=lambda: 1 << 30,
         redactor=Redactor(),
         ready=lambda: Readiness(ok=True, draining=False, isolation="namespace"),

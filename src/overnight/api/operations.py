@@ -14,6 +14,7 @@ from overnight.api.views import (
     Accepted,
     DeliveryList,
     DeliveryView,
+    Erasing,
     EventPage,
     FileList,
     Health,
@@ -205,7 +206,10 @@ OPERATIONS: tuple[Operation, ...] = (
         tag="sessions",
         call=sessions.delete,
         needs=Scope.SUBMIT,
-        replies={204: Reply("Nothing of it is left.")},
+        replies={
+            202: Reply("It is gone for every caller; the rest is deleted later.", Erasing),
+            204: Reply("Nothing of it is left."),
+        },
         problems=(*_SESSION, Code.SESSION_BUSY),
     ),
     Operation(

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 from overnight.archive import UPLOAD, Profile
 from overnight.domain.address import CallbackPolicy
 from overnight.domain.redaction import Redactor
+from overnight.flows.kept_here import KeptHere
 from overnight.flows.keyring import KeyRing
 from overnight.ports import ArchiveStore, Clock, Entropy, JobIndex, JobStore, Queue, Wakeups
 
@@ -60,6 +61,7 @@ class ApiParts:
     archives: ArchiveStore
     wakeups: Wakeups
     keys: KeyRing
+    kept: KeptHere
     clock: Clock
     entropy: Entropy
     callback_policy: CallbackPolicy

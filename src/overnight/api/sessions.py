@@ -15,7 +15,7 @@ from overnight.api.parts import ApiParts, Limits
 from overnight.api.problems import Code, Problem
 from overnight.api.requests import SessionsQuery, refuse_without_room, session_id_of
 from overnight.api.streams import Stream, in_pieces
-from overnight.api.views import FileList, SessionPage, answer, file_view, session_view
+from overnight.api.views import Erasing, FileList, SessionPage, answer, file_view, session_view
 from overnight.archive import RESERVED, Entry, EntryMissing, inspect, read_entry
 from overnight.domain.errors import SessionExists, SessionNotFound
 from overnight.domain.job import ArchiveRef
@@ -130,15 +130,21 @@ async def upload(parts: ApiParts, request: Request) -> Response:
 
 
 async def delete(parts: ApiParts, request: Request) -> Response:
-    """Erase a session: its jobs, events, webhooks and archives. It cannot be undone."""
-    await erase(
-        session_id_of(request),
+    """Erase a session: its jobs, events, webhooks, files and archives. It cannot be undone.
+
+    If the archive store cannot delete something now, the answer is 202: the session is gone for every caller, and
+    the service goes on until nothing of it is left.
+    """
+    session_id = session_id_of(request)
+    gone = await erase(
+        session_id,
         caller=caller_of(request),
         store=parts.store,
         archives=parts.archives,
+        kept=parts.kept,
         clock=parts.clock,
     )
-    return Response(status_code=204)
+    return Response(status_code=204) if gone else answer(Erasing(session_id=session_id), 202)
 
 
 async def _archive_of(parts: ApiParts, request: Request) -> ArchiveRef:

@@ -41,6 +41,13 @@ class Accepted(Struct, frozen=True, kw_only=True):
     message: str = "Job queued for processing"
 
 
+class Erasing(Struct, frozen=True, kw_only=True):
+    """The session cannot be seen or used any more, but not all of it could be deleted yet."""
+
+    session_id: Id
+    message: str = "Session marked for erasure; what is left of it will be deleted"
+
+
 class JobLinks(Struct, frozen=True):
     """Paths on this service. The JSON name of `this` is `self`."""
 

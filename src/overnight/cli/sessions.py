@@ -49,6 +49,9 @@ async def upload(settings: Settings, file: Path, session_id: str | None) -> Exit
 
 async def remove(settings: Settings, session_id: str) -> Exit:
     async with connected(settings) as link:
-        await link.client.delete_session(session_id)
-    typer.echo(f"session {visible(session_id)} is erased with its jobs and archives")
+        gone = await link.client.delete_session(session_id)
+    if gone:
+        typer.echo(f"session {visible(session_id)} is erased with its jobs and archives")
+    else:
+        typer.echo(f"session {visible(session_id)} is gone; the service goes on deleting what is left of it")
     return Exit.OK

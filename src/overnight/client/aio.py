@@ -174,10 +174,11 @@ class AsyncClient:
         )
         return _decode(response, Session)
 
-    async def delete_session(self, session_id: str) -> None:
-        """Erase the session: its jobs, events and archives."""
+    async def delete_session(self, session_id: str) -> bool:
+        """Erase the session: its jobs, events and archives. False: it is gone, but a part is still to be deleted."""
         path = f"/sessions/{segment(session_id)}"
-        await self._connection.send(Request(method="DELETE", path=path, repeatable=False))
+        response = await self._connection.send(Request(method="DELETE", path=path, repeatable=False))
+        return response.status_code == httpx.codes.NO_CONTENT
 
     async def health(self) -> Health:
         """One try, without patience: is an overnight service there?"""

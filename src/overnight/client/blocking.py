@@ -94,7 +94,7 @@ class Client:
     def upload_archive(self, path: str | Path, session_id: str | None = None) -> Session:
         return self._call(self._client.upload_archive(path, session_id))
 
-    def delete_session(self, session_id: str) -> None:
+    def delete_session(self, session_id: str) -> bool:
         return self._call(self._client.delete_session(session_id))
 
     def health(self) -> Health:

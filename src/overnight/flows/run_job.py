@@ -37,6 +37,7 @@ from overnight.flows.event_log import EventLog
 from overnight.flows.judging import failed_as_too_large, judged, without_secrets
 from overnight.flows.lease import Holder, RunStop, StopReason
 from overnight.flows.restoring import WorkspaceUnavailable
+from overnight.flows.retention import Retention
 from overnight.flows.saving import Saved, Saving, SecretsInArchive
 from overnight.flows.telling import tell_secrets, told_ready, told_saved
 from overnight.flows.workspace import Source, Workspaces, archive_name
@@ -84,6 +85,7 @@ class Runner:
     entropy: Entropy
     policy: RetryPolicy
     redactor: Redactor
+    retention: Retention
     lease_seconds: float
     checkpoint_seconds: float = 0.0
     archives_are_shared: bool = False
@@ -152,6 +154,7 @@ class Runner:
         await self.workspaces.discard(job)
         if saved is not None:
             await checkpoints.drop()
+        await self.retention.tidy(job.session_id)
 
     async def _end(self, job: Job, outcome: Outcome, saving: Saving | None, events: EventLog) -> Saved | None:
         """Save, finish, and keep the workspace for the session's next job."""

@@ -1,6 +1,7 @@
 """A session as its owner sees it: start one from a zip, look into its archive, erase it."""
 
 import asyncio
+import logging
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,8 +12,11 @@ from overnight.archive import Profile, inspect, remove_tree
 from overnight.domain.errors import Refused, SessionBusy, SessionExists, SessionNotFound
 from overnight.domain.job import ArchiveRef, Origin, Session
 from overnight.domain.keys import Caller
+from overnight.flows.kept_here import KeptHere
 from overnight.flows.workspace import PREFIX, alias_name
 from overnight.ports import ArchiveMissing, ArchiveStore, Clock, Entropy, JobStore
+
+log = logging.getLogger(__name__)
 
 
 async def start_from(
@@ -73,11 +77,18 @@ async def scratch_file(scratch: Path) -> AsyncIterator[Path]:
 
 
 async def erase(
-    session_id: str, *, caller: Caller, store: JobStore, archives: ArchiveStore, clock: Clock
-) -> None:
+    session_id: str,
+    *,
+    caller: Caller,
+    store: JobStore,
+    archives: ArchiveStore,
+    kept: KeptHere,
+    clock: Clock,
+) -> bool:
     """Delete all that there is of a session: marked first, so that a crash on the way is made good later.
 
-    Raises SessionNotFound, SessionBusy.
+    False if a part could not be deleted yet: nobody can see the session any more, and the housekeeping goes on
+    until nothing is left. Raises SessionNotFound, SessionBusy.
     """
     now = clock.now()
 
@@ -89,11 +100,17 @@ async def erase(
         return session if session.erased_at is not None else replace(session, erased_at=now)
 
     await store.change_session(session_id, mark)
-    await finish_erasing(session_id, store=store, archives=archives)
+    try:
+        await finish_erasing(session_id, store=store, archives=archives, kept=kept)
+    except OSError:
+        log.exception("session %s is marked as erased, but not all of it could be deleted yet", session_id)
+        return False
+    return True
 
 
-async def finish_erasing(session_id: str, *, store: JobStore, archives: ArchiveStore) -> None:
-    """The rest of `erase` for a session that bears the mark: archives, then rows. Idempotent."""
+async def finish_erasing(session_id: str, *, store: JobStore, archives: ArchiveStore, kept: KeptHere) -> None:
+    """The rest of `erase` for a session that bears the mark, the rows last. Idempotent. Raises OSError."""
+    await kept.delete(session_id)
     for archive in await archives.listing(f"{PREFIX}/{session_id}/"):
         await archives.delete(archive.name)
     await archives.delete(alias_name(session_id))

@@ -9,9 +9,8 @@ from overnight.domain.job import Job, Lease, Status
 from overnight.domain.retry import RetryPolicy
 from overnight.domain.transitions import lapse
 from overnight.flows.run_job import ring
-from overnight.flows.sessions import finish_erasing
 from overnight.flows.workspace import Workspaces
-from overnight.ports import Agent, ArchiveStore, Clock, Entropy, JobIndex, JobStore, Queue, Roster
+from overnight.ports import Agent, Clock, Entropy, JobIndex, JobStore, Queue, Roster
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +25,6 @@ class Sweep:
     agent: Agent
     roster: Roster
     workspaces: Workspaces
-    archives: ArchiveStore
     clock: Clock
     entropy: Entropy
     policy: RetryPolicy
@@ -39,8 +37,6 @@ class Sweep:
         await self._ring_lost_bells()
         await self._clear_leftovers()
         await self._tidy_kept_workspaces()
-        for session_id in await self.index.erasing():
-            await finish_erasing(session_id, store=self.store, archives=self.archives)
 
     async def _take_back_lost_jobs(self) -> None:
         lapsed: dict[str, Lease] = {}

@@ -1,7 +1,8 @@
 """Puts the parts together: the only package that names concrete classes."""
 
+from overnight.wiring.keys import OpenedKeys, opened_keys
 from overnight.wiring.secrets import redactor_of, webhook_secret
-from overnight.wiring.service import OpenedKeys, Running, opened_keys, running_service, running_worker
+from overnight.wiring.service import Running, running_service, running_worker
 
 __all__ = [
     "OpenedKeys",

@@ -10,6 +10,7 @@ from overnight.adapters.supabase import Access, SupabaseArchives, policies, supa
 from overnight.adapters.system import SystemClock, SystemEntropy
 from overnight.ports import ArchiveDenied, ArchiveStore
 from overnight.settings import Settings, SettingsError
+from overnight.wiring.s3 import checked_s3, try_s3
 
 log = logging.getLogger(__name__)
 
@@ -23,14 +24,16 @@ async def opened_archives(settings: Settings) -> AsyncIterator[ArchiveStore]:
         case "supabase":
             async with _checked_supabase(settings) as archives:
                 yield archives
-        case other:
-            raise SettingsError(f"OVERNIGHT_ARCHIVES: {other} is not built in yet. Nothing was started.")
+        case _:
+            yield await checked_s3(settings)
 
 
 def chosen_archives(settings: Settings) -> str:
     if settings.archives != "auto":
         return settings.archives
-    return "supabase" if settings.supabase_url else "directory"
+    if settings.supabase_url:
+        return "supabase"
+    return "s3" if settings.s3_bucket else "directory"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +52,13 @@ async def try_archives(settings: Settings) -> Tried:
     if chosen_archives(settings) == "directory":
         return Tried(finding=f"in {settings.data / 'archives'}")
     try:
+        if chosen_archives(settings) == "s3":
+            return Tried(finding=await try_s3(settings))
         async with _supabase(settings) as archives:
             await archives.check()
     except ArchiveDenied as denied:
-        return Tried(finding=str(denied), refused=True, sql=policies(_access(settings)))
+        sql = policies(_access(settings)) if chosen_archives(settings) == "supabase" else None
+        return Tried(finding=str(denied), refused=True, sql=sql)
     except (OSError, SettingsError) as error:
         return Tried(finding=str(error), refused=True)
     return Tried(

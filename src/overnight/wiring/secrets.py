@@ -14,6 +14,8 @@ def redactor_of(settings: Settings) -> Redactor:
         "api_key": settings.anthropic_api_key,
         "auth_token": settings.anthropic_auth_token,
         "supabase_key": settings.supabase_key,
+        "aws_secret_access_key": settings.aws_secret_access_key,
+        "aws_session_token": settings.aws_session_token,
     }
     secrets = {kind: secret.get_secret_value() for kind, secret in loaded.items() if secret is not None}
     return Redactor({**secrets, "webhook_secret": webhook_secret(settings)}, shapes=settings.redact_shapes)

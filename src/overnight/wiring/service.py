@@ -29,9 +29,11 @@ from overnight.api.parts import ApiParts, Limits, Readiness
 from overnight.archive import Caps, Profile, remove_tree
 from overnight.domain.redaction import Redactor
 from overnight.domain.signature import parse_secret
+from overnight.flows.kept_here import KeptHere
 from overnight.flows.keyring import KeyRing
 from overnight.flows.lease import Holder
 from overnight.flows.notify import Notifier
+from overnight.flows.retention import Retention
 from overnight.flows.run_job import Runner
 from overnight.flows.sweep import Sweep
 from overnight.flows.workspace import Workspaces
@@ -41,6 +43,7 @@ from overnight.serving import listen, serving, url_of
 from overnight.settings import Settings, SettingsError
 from overnight.wiring.archives import chosen_archives, opened_archives
 from overnight.wiring.secrets import redactor_of, webhook_secret
+from overnight.wiring.upkeep import HOUSEKEEPING_PAUSE, housekeeping_of, retention_of
 from overnight.worker.loop import every, work
 
 log = logging.getLogger(__name__)
@@ -211,6 +214,8 @@ async def _working(base: Base, agent: ClaudeAgent, running: Running) -> AsyncIte
         pause = min(settings.lease_seconds / 3, LONGEST_SWEEP_PAUSE)
         leaving = running.leaving
         tasks.create_task(every(pause, sweep.once, what="the sweep", leaving=leaving))
+        kept = housekeeping_of(settings, base.store, base.index, base.archives, _retention(base))
+        tasks.create_task(every(HOUSEKEEPING_PAUSE, kept.once, what="the housekeeping", leaving=leaving))
         loop = tasks.create_task(_work(base, agent, runner, leaving))
         try:
             yield
@@ -243,6 +248,7 @@ def _runner(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Runner:
         entropy=base.entropy,
         policy=settings.retry_policy,
         redactor=base.redactor,
+        retention=_retention(base),
         lease_seconds=settings.lease_seconds,
         checkpoint_seconds=settings.checkpoint_seconds,
         archives_are_shared=chosen_archives(settings) != "directory",
@@ -258,11 +264,14 @@ def _sweep(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Sweep:
         agent=agent,
         roster=base.roster,
         workspaces=workspaces,
-        archives=base.archives,
         clock=base.clock,
         entropy=base.entropy,
         policy=base.settings.retry_policy,
     )
+
+
+def _retention(base: Base) -> Retention:
+    return retention_of(base.settings, base.store, base.archives, base.clock)
 
 
 def _notifier(base: Base) -> Notifier:
@@ -302,6 +311,7 @@ def _api_parts(base: Base, agent: ClaudeAgent, running: Running, url: str) -> Ap
         archives=base.archives,
         wakeups=base.wakeups,
         keys=base.keys,
+        kept=KeptHere(settings.data),
         clock=base.clock,
         entropy=base.entropy,
         callback_policy=settings.callback_policy,
@@ -366,19 +376,6 @@ def _allowed_hosts(settings: Settings) -> Sequence[str]:
     if settings.allowed_hosts:
         return (*OWN_NAMES, *settings.allowed_hosts)
     return OWN_NAMES if settings.host in LOOPBACK else ("*",)
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedKeys:
-    store: SqliteKeys
-    clock: SystemClock
-
-
-@contextlib.asynccontextmanager
-async def opened_keys(settings: Settings) -> AsyncIterator[OpenedKeys]:
-    """The keys of the data directory, whether a service runs on it or not. Raises StorageError, OSError."""
-    async with open_database(settings.data) as database:
-        yield OpenedKeys(SqliteKeys(database), SystemClock())
 
 
 def _banner(settings: Settings, agent: ClaudeAgent, upstream: str) -> tuple[str, ...]:

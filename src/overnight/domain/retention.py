@@ -1,0 +1,118 @@
+"""Which stored archives of a session are of no more use."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from overnight.domain.ids import InvalidId, parse_uuid
+from overnight.domain.job import Job, Status
+
+_LAST_COMPONENT = re.compile(r"([^./]+)\.([0-9]+)(?:\.c([0-9]+))?\.zip", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionPolicy:
+    """`versions` counts the current archive. `max_age_seconds` is of the others; None sets no limit.
+
+    Younger than `grace_seconds`, an archive of a job that the store does not know may be one whose writer has not
+    come to write the job or session down.
+    """
+
+    versions: int = 10
+    max_age_seconds: float | None = None
+    grace_seconds: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveId:
+    """What the last component of an archive's name says. An upload has the attempt 0, as no job has."""
+
+    job_id: str
+    attempt: int
+    checkpoint: int | None
+
+
+def parse_archive_name(name: str) -> ArchiveId | None:
+    """Of `.../{job_id}.{attempt}.zip` or `.../{job_id}.{attempt}.c{n}.zip`; None for any other name."""
+    parts = _LAST_COMPONENT.fullmatch(name.rpartition("/")[2])
+    if parts is None:
+        return None
+    job_id, attempt, checkpoint = parts.groups()
+    try:
+        parse_uuid(job_id)
+    except InvalidId:
+        return None
+    return ArchiveId(job_id, int(attempt), None if checkpoint is None else int(checkpoint))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredArchives:
+    """What is known about the archives of one session.
+
+    `stored_at` is of each name, in Unix seconds. `jobs` are those that the names speak of, without the unknown
+    ones. `current` is what the session points at, read after the jobs: then an archive that the pointer may yet
+    move to belongs to a job that was open.
+    """
+
+    stored_at: Mapping[str, float]
+    jobs: Mapping[str, Job]
+    current: str | None
+
+
+def superfluous(archives: StoredArchives, *, policy: RetentionPolicy, now: float) -> list[str]:
+    """Names that may be deleted.
+
+    Each job is one version: the archive that its document names; so is each upload. Kept are the current one, the
+    newest others, all that an open job has stored, what a dead letter goes on from when it is sent again, and
+    whatever has a name that is not ours.
+    """
+    ours = {name: parsed for name in archives.stored_at if (parsed := parse_archive_name(name)) is not None}
+    kept = {archives.current}
+    kept.update(_newest_versions(archives, ours, policy, now))
+    kept.update(_needed_by_jobs(archives, ours))
+    kept.update(_of_unknown_jobs(archives, ours, since=now - policy.grace_seconds))
+    return sorted(ours.keys() - kept)
+
+
+def _newest_versions(
+    archives: StoredArchives, ours: Mapping[str, ArchiveId], policy: RetentionPolicy, now: float
+) -> list[str]:
+    """Besides the current one."""
+    at, limit = archives.stored_at, policy.max_age_seconds
+    versions = [
+        name
+        for name, parsed in ours.items()
+        if name != archives.current
+        and _is_version(name, parsed, archives.jobs)
+        and (limit is None or at[name] >= now - limit)
+    ]
+    versions.sort(key=lambda name: (at[name], name), reverse=True)
+    return versions[: policy.versions - (archives.current is not None)]
+
+
+def _is_version(name: str, parsed: ArchiveId, jobs: Mapping[str, Job]) -> bool:
+    """One whose job's document is gone counts as well: nothing says that the session never pointed at it."""
+    job = jobs.get(parsed.job_id)
+    return parsed.checkpoint is None if job is None else job.archive == name
+
+
+def _needed_by_jobs(archives: StoredArchives, ours: Mapping[str, ArchiveId]) -> Iterator[str]:
+    for job_id, job in archives.jobs.items():
+        own = [name for name, parsed in ours.items() if parsed.job_id == job_id]
+        if not job.status.final:
+            yield from own
+        elif job.status is Status.FAILED and job.archive is None:
+            checkpoints = [name for name in own if ours[name].checkpoint is not None]
+            yield from sorted(checkpoints, key=lambda name: _order(ours[name]))[-1:]
+
+
+def _order(parsed: ArchiveId) -> tuple[int, int]:
+    return parsed.attempt, parsed.checkpoint or 0
+
+
+def _of_unknown_jobs(
+    archives: StoredArchives, ours: Mapping[str, ArchiveId], *, since: float
+) -> Iterator[str]:
+    for name, parsed in ours.items():
+        if parsed.job_id not in archives.jobs and archives.stored_at[name] > since:
+            yield name
