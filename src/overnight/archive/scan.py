@@ -44,7 +44,7 @@ class Scan:
 def scan(path: Path, count: Count, *, since: int = 0, names: Collection[str] | None = None) -> Scan:
     """Of all entries, of those with these `names`, or only from the offset `since` on (`Packed.fresh_from`).
 
-    Blocking. Raises ArchiveRefused, OSError.
+    With `names` only of these: what is new since an archive further back. Blocking. Raises ArchiveRefused, OSError.
     """
     found: list[SecretFound] = []
     left = MOST

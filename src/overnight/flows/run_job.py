@@ -37,6 +37,7 @@ from overnight.domain.standing import room_to_run, still_no_room
 from overnight.domain.transitions import Decide, finish, requeue, returns_at, start
 from overnight.flows.checkpoint import Checkpoints
 from overnight.flows.event_log import EventLog
+from overnight.flows.judging import failed_as_too_large, judged
 from overnight.flows.lease import Holder, RunStop, StopReason
 from overnight.flows.restoring import WorkspaceUnavailable
 from overnight.flows.retention import Retention
@@ -171,9 +172,9 @@ class Runner:
                 return
             if await self._went_back(job, outcome, checkpoints if worth_saving else None):
                 return
-            saving = self.workspaces.saving(job, session, _cost(session, outcome)) if worth_saving else None
+            saving = self.workspaces.saving(job, session, _cost(session, outcome))
             try:
-                saved = await self._end(job, session, outcome, events, saving)
+                saved = await self._end(job, outcome, saving if worth_saving else None, events)
             except Refused:
                 await self._retract(job)
                 raise
@@ -182,17 +183,13 @@ class Runner:
             await checkpoints.drop()
         await self.retention.tidy(job.session_id)
 
-    async def _end(
-        self, job: Job, session: Session, outcome: Outcome, events: EventLog, saving: Saving | None
-    ) -> Saved | None:
-        """Save, then finish: the session's pointer moves with the job's final status."""
-        saved = None
-        if saving is not None:
-            try:
-                saved = await self._save(job, saving, events)
-            except _TooLarge:
-                outcome = _failed_as_too_large(outcome)
-        with self.workspaces.settling(session.session_id):
+    async def _end(self, job: Job, outcome: Outcome, saving: Saving | None, events: EventLog) -> Saved | None:
+        """Save, finish, and keep the workspace for the session's next job."""
+        try:
+            saved = await self._save(job, saving, events) if saving else None
+        except _TooLarge:
+            saved, outcome = None, failed_as_too_large(outcome)
+        with self.workspaces.settling(job.session_id):
             session = await self._finish(job, outcome, saved)
             await self._keep(job, session, saved)
         return saved
@@ -263,7 +260,7 @@ class Runner:
             return failed(ErrorCode.INTERNAL, _BROKE)
         finally:
             timer.cancel()
-        return _judged(outcome, stop.reason, order.request.timeout_seconds)
+        return judged(outcome, stop.reason, order.request.timeout_seconds)
 
     async def _went_back(self, job: Job, outcome: Outcome, checkpoints: Checkpoints | None) -> bool:
         """Put the job back in the queue if it has another attempt.
@@ -400,36 +397,9 @@ def _cost(session: Session, outcome: Outcome) -> float:
     return session.cost_usd if outcome.session_cost_usd is None else outcome.session_cost_usd
 
 
-def _failed_as_too_large(outcome: Outcome) -> Outcome:
-    """Also of a job that had failed, whose own reason is the better one."""
-    if outcome.ending is not Ending.DONE:
-        return outcome
-    return replace(outcome, ending=Ending.FAILED, code=ErrorCode.STORAGE, message=_LARGER_THAN_STORE)
-
-
-def _judged(outcome: Outcome, reason: StopReason | None, timeout_seconds: float) -> Outcome:
-    """What an interruption means, now that it is known who asked for it."""
-    if outcome.ending is not Ending.INTERRUPTED:
-        return outcome
-    if reason is StopReason.CANCEL:
-        return replace(outcome, ending=Ending.CANCELLED)
-    if reason is StopReason.TIMEOUT:
-        message = (
-            f"The job was stopped after its timeout of {timeout_seconds:g} seconds. Its files and conversation up "
-            "to then are kept: send another prompt to the session, or retry the job with more time."
-        )
-        return replace(outcome, ending=Ending.FAILED, code=ErrorCode.TIMEOUT, message=message)
-    return outcome
-
-
 _NOT_PREPARED = (
     "The worker could not prepare the workspace (a storage error; its log says which). The session is as it was. "
     "Check free disk space and permissions of the data directory, then send the job again."
-)
-_LARGER_THAN_STORE = (
-    "The run ended well, but its files are more than the archive store takes in one archive. They are kept on the "
-    "worker's disk (the event `workspace.not_saved` says where); the session is as it was before. Raise the store's "
-    "limit or exclude more from archives, then send the job again."
 )
 _BROKE = (
     "The worker met an error of its own while it ran the agent; its log has the details. The files are kept. "
