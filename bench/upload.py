@@ -48,7 +48,9 @@ def compare(mib: int, uplinks: list[float], runs: int) -> None:
     with tempfile.TemporaryDirectory() as place:
         tree = made_tree(Path(place) / "tree", mib)
         print(f"{mib} MiB, medians of {runs}; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-        print("| uplink MB/s | pack s | upload s | at once s | to the slower | CPU s | MB above idle: up, down |")
+        print(
+            "| uplink MB/s | pack s | upload s | at once s | to the slower | CPU s | MB above idle: up, down |"
+        )
         print("|---|---|---|---|---|---|---|")
         for uplink in uplinks:
             rounds = [one_round(Path(place), tree, uplink) for _ in range(runs)]
