@@ -4,66 +4,23 @@ All is done below --dir, which should lie on tmpfs: on ext4 such a run measures 
 """
 
 import argparse
-import os
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+from bench.packers import COPY, EXTRACT_ALL, OURS, STDLIB, extract_all, pack_tree, pack_with_stdlib, run
+from bench.repack import bench_repack, bench_warm
 from bench.rounds import Contender, Target, report, take_turns
 from bench.trees import MB, PLANS, make_tree
 
-from overnight.archive import Part, pack, unpack
+from overnight.archive import unpack
 
-OURS = "overnight"
-STDLIB = "stdlib zipfile, level 6"
-EXTRACT_ALL = "ZipFile.extractall"
-COPY = "cp -a"
 PACK_TARGETS = {"S": 3.5, "M": 3.5, "L": 8.0}
 LARGEST_SIZE = 1.20
 MEMORY_TARGETS = {"S": 40, "M": 40, "L": 80}
-
-
-def walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Every path below the root with its lstat, and nothing read: the least that any packer does."""
-    waiting = [str(root)]
-    while waiting:
-        with os.scandir(waiting.pop()) as listing:
-            for child in listing:
-                status = child.stat(follow_symlinks=False)
-                yield child.path, status
-                if stat.S_ISDIR(status.st_mode):
-                    waiting.append(child.path)
-
-
-def pack_with_stdlib(tree: Path, target: Path) -> None:
-    """Fed by our own walk; links are stored as links, since `write` would store what they lead to."""
-    cut = len(str(tree)) + 1
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-        for path, status in walk(tree):
-            if stat.S_ISLNK(status.st_mode):
-                link = zipfile.ZipInfo(path[cut:])
-                link.create_system, link.external_attr = 3, status.st_mode << 16
-                archive.writestr(link, os.readlink(path))  # noqa: PTH115 - paths are text here, as in `walk`
-            else:
-                archive.write(path, path[cut:])
-
-
-def pack_tree(tree: Path, target: Path) -> None:
-    pack([Part(tree, "")], target, exclude=())
-
-
-def extract_all(archive: Path, target: Path) -> None:
-    with zipfile.ZipFile(archive) as opened:
-        opened.extractall(target)
-
-
-def run(*command: str | Path, cwd: Path | None = None) -> None:
-    subprocess.run(command, cwd=cwd, check=True, stdout=subprocess.DEVNULL)
 
 
 def bench_pack(plan: str, tree: Path, rounds: int, place: Path) -> None:
@@ -134,7 +91,13 @@ def _status_bytes(field: str) -> int:
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{field}:"))
 
 
-BENCHES = {"pack": bench_pack, "unpack": bench_unpack, "memory": bench_memory}
+BENCHES = {
+    "pack": bench_pack,
+    "unpack": bench_unpack,
+    "repack": bench_repack,
+    "warm": bench_warm,
+    "memory": bench_memory,
+}
 
 
 def main() -> None:

@@ -45,10 +45,19 @@ class Target:
         return f"{self.contender} against {self.reference} ({self.of}): {said}: {'met' if met else 'MISSED'}"
 
 
-def take_turns(contenders: Mapping[str, Contender], rounds: int, place: Path) -> dict[str, list[Taken]]:
-    """One round more than asked warms up and is not counted. Every second round goes backwards."""
+def take_turns(
+    contenders: Mapping[str, Contender],
+    rounds: int,
+    place: Path,
+    prepare: Callable[[int], object] = lambda _: None,
+) -> dict[str, list[Taken]]:
+    """One round more than asked warms up and is not counted. Every second round goes backwards.
+
+    `prepare` is called with the number of each round before it, off the clock.
+    """
     taken: dict[str, list[Taken]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
+        prepare(number)
         for name in _order(list(contenders), number):
             fresh = place / f"round-{number}"
             fresh.mkdir()

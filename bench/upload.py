@@ -48,7 +48,10 @@ def compare(mib: int, uplinks: list[float], runs: int) -> None:
     with tempfile.TemporaryDirectory() as place:
         tree = made_tree(Path(place) / "tree", mib)
         print(f"{mib} MiB, medians of {runs}; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-        print("uplink MB/s | pack | upload | at once | ratio to the slower | MB above idle: up, down")
+        print(
+            "| uplink MB/s | pack s | upload s | at once s | to the slower | CPU s | MB above idle: up, down |"
+        )
+        print("|---|---|---|---|---|---|---|")
         for uplink in uplinks:
             rounds = [one_round(Path(place), tree, uplink) for _ in range(runs)]
             print(row(uplink, rounds), flush=True)
@@ -59,9 +62,10 @@ def row(uplink: float, rounds: list[dict[str, dict[str, float]]]) -> str:
         return median(found[mode][what] for found in rounds)
 
     alone, both = max(middle("pack"), middle("upload")), middle("both")
+    cpu = ", ".join(f"{middle(mode, 'cpu'):.1f}" for mode in ("pack", "upload", "both"))
     return (
-        f"{uplink or 'none'} | {middle('pack'):.1f} | {middle('upload'):.1f} | {both:.1f} | {both / alone:.2f} | "
-        f"{middle('both', 'memory') / 1e6:.0f}, {middle('download', 'memory') / 1e6:.0f}"
+        f"| {uplink or 'none'} | {middle('pack'):.1f} | {middle('upload'):.1f} | {both:.1f} | {both / alone:.2f} | "
+        f"{cpu} | {middle('both', 'memory') / 1e6:.0f}, {middle('download', 'memory') / 1e6:.0f} |"
     )
 
 
@@ -101,9 +105,13 @@ async def client(mode: str, url: str, tree: Path, archive: Path) -> dict[str, fl
         await archives.check()
         work = MODES[mode]
         idle = highest_memory(reset=True)
-        started = time.monotonic()
+        started, spent = time.monotonic(), time.process_time()
         await work(archives, tree, archive)
-        return {"seconds": time.monotonic() - started, "memory": highest_memory() - idle}
+        return {
+            "seconds": time.monotonic() - started,
+            "cpu": time.process_time() - spent,
+            "memory": highest_memory() - idle,
+        }
 
 
 async def pack_alone(_: SupabaseArchives, tree: Path, archive: Path) -> None:

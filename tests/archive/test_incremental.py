@@ -416,3 +416,28 @@ def test_a_pruned_tree_is_what_a_restore_gives(
     assert snapshot(tree) == snapshot(tmp_path / "restored")
     assert unchanged(record, workspace.parts)
     assert (tmp_path / "outside" / "kept").exists()
+
+
+def test_after_a_restore_only_what_changed_is_read(workspace: Workspace, tmp_path: Path) -> None:
+    """The usual case: another worker packed it, and the record is written by the restore."""
+    (workspace.tree / "sub").mkdir()
+    (workspace.tree / "sub" / "file").write_bytes(b"x" * 1000)
+    (workspace.tree / "link").symlink_to("/etc")
+    (tmp_path / "talk").mkdir()
+    (tmp_path / "talk" / "s.jsonl").write_bytes(b"".join(map(transcript_line, range(14_000))))
+    packed = pack([*workspace.parts, Part(tmp_path / "talk", TRANSCRIPT_PREFIX)], tmp_path / "a.zip")
+
+    routes = {"": tmp_path / "again", TRANSCRIPT_PREFIX: tmp_path / "talk again"}
+    record = tmp_path / "a.record"
+    unpack(tmp_path / "a.zip", routes, record=record, sha256=packed.sha256)
+    parts = [Part(path, prefix) for prefix, path in routes.items()]
+    assert unchanged(record, parts)
+    with (tmp_path / "talk again" / "s.jsonl").open("ab") as file:
+        file.write(b"more")
+    (tmp_path / "again" / "new").write_text("new")
+    repacked = pack(parts, tmp_path / "b.zip", base=Base(tmp_path / "a.zip", record))
+
+    assert repacked.reused_entries == 3
+    assert repacked.fresh_bytes < 600_000 < MIB < repacked.size
+    pack(parts, tmp_path / "full.zip")
+    assert contents(tmp_path / "b.zip") == contents(tmp_path / "full.zip")

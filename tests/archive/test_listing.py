@@ -1,5 +1,6 @@
 """Looking into an archive: a listing, and one file by its exact name."""
 
+import os
 import struct
 import zipfile
 from collections.abc import Callable
@@ -70,3 +71,19 @@ def test_no_byte_beyond_the_declared_size_comes_out(forge: Callable[..., Path]) 
     with read_entry(path, "zeros") as found, pytest.raises(ArchiveRefused):
         sizes.extend(len(chunk) for chunk in found)
     assert sum(sizes) <= 1000
+
+
+def test_a_name_that_is_not_utf8_is_found_as_it_is_shown(tmp_path: Path) -> None:
+    """JSON and URLs cannot carry its bytes. A file that is truly called so comes first."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / os.fsdecode(b"bad\xff")).write_text("bytes")
+    (tree / os.fsdecode(b"twin\xff")).write_text("bytes")
+    (tree / "twin\\xff").write_text("text")
+    pack([Part(tree, "")], tmp_path / "a.zip")
+    for name, content in (
+        ("bad\\xff", b"bytes"),
+        ("twin\\xff", b"text"),
+        (os.fsdecode(b"twin\xff"), b"bytes"),
+    ):
+        assert b"".join(read_entry(tmp_path / "a.zip", name)) == content

@@ -1,5 +1,6 @@
 """What is about to be stored is searched for secrets: in text files and in the transcript, within limits."""
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,11 @@ def packed(tmp_path: Path) -> Callable[[dict[str, bytes]], Path]:
 
 PARTS = (("files", ""), ("talk", TRANSCRIPT_PREFIX))
 Packed = Callable[[dict[str, bytes]], Path]
+
+
+def test_a_finding_in_a_file_whose_name_is_not_utf8_can_be_told(packed: Packed) -> None:
+    found = scan(packed({os.fsdecode(b"files/bad\xff"): SECRET.encode()}), count).found
+    assert found == (SecretFound("bad\\xff", "canary", 1),)
 
 
 def test_findings_name_the_file_the_kind_and_the_number(packed: Packed) -> None:

@@ -275,6 +275,7 @@ async def test_a_lost_checkpoint_is_no_lost_session(world: Any, agents: Any) -> 
 
 
 async def test_a_worker_frozen_in_a_checkpoint_changes_nothing_when_it_wakes(world: Any, agents: Any) -> None:
+    world = replace(world, checkpoint_seconds=3600.0, archives_are_shared=True)
     job = await world.submit()
     frozen, awake = asyncio.Event(), asyncio.Event()
     put = world.archives.put
@@ -286,7 +287,8 @@ async def test_a_worker_frozen_in_a_checkpoint_changes_nothing_when_it_wakes(wor
         return await put(name, source, **more)
 
     world.archives.put = freezes
-    world.agent.acts.append(works_until(world, job.job_id, None))
+    busy = works_until(world, job.job_id, "workspace.ready", failed(ErrorCode.OVERLOADED, "busy"))
+    world.agent.acts.append(busy)
     run = world.begin(world.machine("first"), worker="frozen")
     await frozen.wait()
     world.roster.dead.add("frozen")

@@ -1,6 +1,7 @@
 """A workspace belongs to the user of its run, from before the run on and in each attempt."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +56,19 @@ async def test_the_next_attempt_s_user_gets_what_the_last_one_left(world: Any, a
     assert [owned for _, _, owned in seen] == [{FIRST}, {SECOND}]
     (order, again) = world.agent.orders
     assert order.workspace.root != again.workspace.root
+
+
+async def test_a_kept_workspace_is_taken_by_the_same_user_only(world: Any, agents: Any) -> None:
+    world = replace(world, warm=1)
+    sources: list[str] = []
+    seen: list[Any] = []
+    session_id = None
+    for owner in (FIRST, FIRST, SECOND):
+        world.agent.owner = owner
+        job = await world.submit(session_id=session_id)
+        session_id = job.session_id
+        await world.run_next(looking(world, seen, agents.writes("kept.txt", str(owner), agents.done())))
+        [ready] = await world.told(job.job_id, "workspace.ready")
+        sources.append(ready["source"])
+    assert sources == ["new", "warm", "archive"]
+    assert [owned for _, _, owned in seen] == [{FIRST}, {FIRST}, {SECOND}]

@@ -180,3 +180,29 @@ async def test_one_that_is_called_off_leaves_nothing_visible_and_can_be_made_aga
     world.archives.put = put
     saved = await saving.store()
     assert "noise.bin" in (await stored(world, saved.archive.name)).namelist()
+
+
+async def test_what_did_not_change_since_the_restore_is_copied(world: Any, agents: Any) -> None:
+    first = await world.submit()
+    await world.run_next(fills(1 << 20))
+    second = await world.submit(session_id=first.session_id)
+    await world.run_next(agents.writes("new.txt", "new", agents.done()), on=world.machine("elsewhere"))
+    [ready] = await world.told(second.job_id, "workspace.ready")
+    [saved] = await world.told(second.job_id, "workspace.saved")
+    assert ready["source"] == "archive"
+    assert saved["reused_entries"] >= 1
+    assert saved["fresh_bytes"] < 1 << 16
+    archive = await stored(world, (await world.job(second.job_id)).archive)
+    assert archive.testzip() is None
+    assert len(archive.read("noise.bin")) == 1 << 20
+
+
+async def test_a_restored_tree_is_unchanged_until_something_is_written(world: Any, agents: Any) -> None:
+    first = await world.submit()
+    await world.run_next(agents.writes("a.txt", "a", agents.done()))
+    job = replace(await world.submit(session_id=first.session_id), attempt=1)
+    elsewhere = world.machine("elsewhere")
+    await elsewhere.prepare(job, await world.store.session(job.session_id))
+    assert await elsewhere.unchanged(job)
+    (elsewhere.root(job.job_id, 1) / "files" / "a.txt").write_text("b")
+    assert not await elsewhere.unchanged(job)

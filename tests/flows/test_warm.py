@@ -91,19 +91,26 @@ async def test_the_next_job_finds_what_it_would_have_restored_and_fetches_nothin
     assert warm.files == {"a.txt": "a", "run": "a", "sub/b.txt": "b"}
 
 
-async def test_a_follow_up_that_waits_in_line_finds_its_workspace_warm(world: Any) -> None:
+async def test_a_follow_up_that_starts_with_the_finish_waits_for_what_is_kept(world: Any) -> None:
     first = await world.submit()
     second, sight = await world.submit(session_id=first.session_id), Sight()
-    await world.queue.ack(await world.bell())
-    await world.queue.send(first.job_id, at=world.clock.now())
+    publish = world.archives.publish
+    follow_up: list[asyncio.Task[None]] = []
+
+    async def starts_the_next(name: str, alias: str) -> None:
+        await publish(name, alias)
+        if not follow_up:
+            follow_up.append(world.begin())
+            await world.until(second.job_id, "job.started")
+
+    world.archives.publish = starts_the_next
+    bell, early = await world.bell(), await world.bell()
+    await world.queue.ack(early)
     world.agent.acts += [builds, sight.act]
-    bells = await world.queue.receive(limit=2, visibility_seconds=30, wait_seconds=0)
-    [bell] = [bell for bell in bells if bell.job_id == first.job_id]
     await world.runner().run(bell, leaving=world.leaving)
-    for bell in await world.queue.receive(limit=2, visibility_seconds=30, wait_seconds=0):
-        await world.runner().run(bell, leaving=world.leaving)
+    await follow_up[0]
     [ready] = await world.told(second.job_id, "workspace.ready")
-    assert ready["source"] == Source.WARM
+    assert (ready["source"], sight.files["a.txt"]) == (Source.WARM, "a")
 
 
 async def test_one_that_was_written_to_is_thrown_away(world: Any) -> None:

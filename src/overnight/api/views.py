@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 from starlette.responses import Response
 
-from overnight.archive import Entry, Kind
+from overnight.archive import Entry, Kind, printable
 from overnight.domain.errors import JobError
 from overnight.domain.job import (
     ArchiveRef,
@@ -297,7 +297,7 @@ def event_view(event: Event, job: Job) -> EventView:
 
 def file_view(entry: Entry) -> FileView:
     return FileView(
-        name=entry.name,
+        name=printable(entry.name),
         kind=entry.kind,
         size=entry.size,
         mode=f"{entry.mode:04o}",

@@ -5,6 +5,7 @@ from overnight.archive.incremental import prune, unchanged
 from overnight.archive.listing import EntryContent, inspect, read_entry
 from overnight.archive.model import (
     DEFAULT_EXCLUDE,
+    IGNORE_FILE,
     OWN,
     OWN_CAPS,
     RESERVED,
@@ -33,9 +34,11 @@ from overnight.archive.record import Record
 from overnight.archive.scan import Scan, SecretFound, scan
 from overnight.archive.trees import remove_tree
 from overnight.archive.unpack import unpack
+from overnight.archive.walk import printable
 
 __all__ = [
     "DEFAULT_EXCLUDE",
+    "IGNORE_FILE",
     "OWN",
     "OWN_CAPS",
     "RESERVED",
@@ -65,6 +68,7 @@ __all__ = [
     "give_tree",
     "inspect",
     "pack",
+    "printable",
     "prune",
     "read_entry",
     "remove_tree",

@@ -1,6 +1,6 @@
 """Looks into an archive without unpacking it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -9,7 +9,8 @@ from typing import Self
 from overnight.archive.judge import judge
 from overnight.archive.model import OWN, Entry, EntryMissing, Kind, Listing, Profile
 from overnight.archive.reader import open_archive
-from overnight.archive.spans import content
+from overnight.archive.spans import Span, content
+from overnight.archive.walk import printable
 
 
 class EntryContent:
@@ -53,10 +54,20 @@ def inspect(path: Path, *, profile: Profile = OWN) -> Listing:
 
 
 def read_entry(path: Path, name: str, *, profile: Profile = OWN) -> EntryContent:
-    """One regular file, by its exact name. Raises EntryMissing, ArchiveRefused."""
+    """One regular file, by its exact name or, if that is not UTF-8, as `printable` shows it.
+
+    Raises EntryMissing, ArchiveRefused.
+    """
     with ExitStack() as resources:
         archive = resources.enter_context(open_archive(path))
-        for span in judge(archive, profile).spans:
-            if span.record.name == name and span.record.kind is Kind.FILE:
-                return EntryContent(span.record.entry, content(archive, span), resources.pop_all())
+        files = [span for span in judge(archive, profile).spans if span.record.kind is Kind.FILE]
+        span = _first(files, lambda found: found == name) or _first(
+            files, lambda found: printable(found) == name
+        )
+        if span is not None:
+            return EntryContent(span.record.entry, content(archive, span), resources.pop_all())
     raise EntryMissing("The archive has no file of that name.")
+
+
+def _first(files: Iterable[Span], fits: Callable[[str], bool]) -> Span | None:
+    return next((span for span in files if fits(span.record.name)), None)

@@ -15,12 +15,12 @@ from overnight.archive.layout import DOS_FIRST, NS
 from overnight.archive.model import Caps, Check, Kind, LeftOut, Omission, Packed, Part
 from overnight.archive.output import Output, too_large
 from overnight.archive.record import (
-    UNSURE,
     Record,
+    is_young,
     same_but_for_times_of_change,
     size_of,
     status_of,
-    sure_status_of,
+    unsure_status_of,
 )
 from overnight.archive.source import Found, FoundLarge, Omitted, head_of, look_again, read_node
 from overnight.archive.walk import ROOT, Descent, Node, Walk, printable
@@ -142,10 +142,9 @@ class Packing:
         if node.raw == ROOT or node.status is None:
             return None
         now = status_of(node.status)
-        before = old.statuses.get(node.path, UNSURE)
-        if before != now and self._rules.check is Check.STATUS:
-            return None
-        if self._rules.check is Check.CONTENT and not _same_inside(old, node, before, now):
+        before = old.statuses.get(node.path, b"")
+        by_content = self._rules.check is Check.CONTENT
+        if not (_same_inside(old, node, before, now) if by_content else before == now):
             return None
         number = old.number(node.path)
         if number is not None:
@@ -221,8 +220,8 @@ class Packing:
         if node.raw == ROOT:
             return
         since = self._rules.live_since_ns
-        sure = status_of(status) if since is None else sure_status_of(status, since)
-        self.statuses[node.path] = sure if steady else UNSURE
+        sure = steady and (since is None or not is_young(status, since))
+        self.statuses[node.path] = status_of(status) if sure else unsure_status_of(status)
 
     def _leave_out(self, path: str, reason: Omission) -> None:
         self._left_out.add(LeftOut(printable(path), reason))

@@ -17,11 +17,8 @@ from overnight.archive.durable import whole_file
 from overnight.archive.layout import NS
 from overnight.archive.reader import ArchiveFile
 
-_STATUS = struct.Struct("<QQQQI")
-_64_BITS = (1 << 64) - 1
-"""A time of 2400 needs more than 63 bits of nanoseconds; whether it changed shows in the low 64 too."""
-UNSURE = bytes(_STATUS.size)
-"""The status of an entry that may have been written to right after it was looked at; equals no other."""
+_STATUS = struct.Struct("<QqqQI")
+_ONE_STATUS = struct.Struct(f"{_STATUS.size}s")
 SETTLED_NS = 2 * NS
 """Clocks of file systems tick every 4 ms to 2 s: a younger change may share its time with a later one."""
 
@@ -34,17 +31,32 @@ def status_of(status: os.stat_result) -> bytes:
 
     Of a directory only mtime and mode: what is in it is looked at by itself, and a move changes its ctime.
     """
-    mtime_ns = status.st_mtime_ns & _64_BITS
     if stat.S_ISDIR(status.st_mode):
-        return _STATUS.pack(0, mtime_ns, 0, 0, status.st_mode)
-    ctime_ns = status.st_ctime_ns & _64_BITS
-    return _STATUS.pack(status.st_size, mtime_ns, ctime_ns, status.st_ino, status.st_mode)
+        return _packed(0, status.st_mtime_ns, 0, 0, status.st_mode)
+    return _packed(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_mode)
 
 
-def sure_status_of(status: os.stat_result, now_ns: int) -> bytes:
-    """UNSURE where a later change might not show. `now_ns` is the file system's own time."""
-    young = max(status.st_mtime_ns, status.st_ctime_ns) >= now_ns - SETTLED_NS
-    return UNSURE if young and not stat.S_ISDIR(status.st_mode) else status_of(status)
+def _packed(size: int, mtime_ns: int, ctime_ns: int, inode: int, mode: int) -> bytes:
+    try:
+        return _STATUS.pack(size, mtime_ns, ctime_ns, inode, mode)
+    except struct.error:  # a time beyond 2262: whether it changed shows in its low 64 bits too
+        return _STATUS.pack(size, _wrapped(mtime_ns), _wrapped(ctime_ns), inode, mode)
+
+
+def _wrapped(time_ns: int) -> int:
+    return (time_ns + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def unsure_status_of(status: os.stat_result) -> bytes:
+    """Without ctime and inode, so that it equals no file's: the content may be newer than it says."""
+    if stat.S_ISDIR(status.st_mode):
+        return status_of(status)
+    return _packed(status.st_size, status.st_mtime_ns, 0, 0, status.st_mode)
+
+
+def is_young(status: os.stat_result, now_ns: int) -> bool:
+    """Whether a later change might not show. `now_ns` is the file system's own time."""
+    return max(status.st_mtime_ns, status.st_ctime_ns) >= now_ns - SETTLED_NS
 
 
 def same_but_for_times_of_change(before: bytes, now: bytes) -> bool:
@@ -58,7 +70,8 @@ def size_of(status: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """`statuses`: the name of each entry of the tree (raw, no slash at its end) to its `status_of`, or UNSURE.
+    """`statuses`: the name of each entry of the tree (raw, no slash at its end) to its `status_of`, or
+    `unsure_status_of` if it may have been written to right after it was looked at.
 
     Entries that are no file of the tree (`.overnight/session.json`) are not in it, nor is the root of a part.
     The directory of a zip holds the names, lengths and checksums of all entries, so `directory_sha256` ties a
@@ -110,8 +123,8 @@ def _statuses(data: bytes, count: int) -> dict[bytes, bytes] | None:
     names = data[edge:].split(b"\0") if count else []
     if len(names) != count:
         return None
-    starts = range(_HEAD.size, edge, _STATUS.size)
-    return {name: data[at : at + _STATUS.size] for name, at in zip(names, starts, strict=True)}
+    statuses = _ONE_STATUS.iter_unpack(memoryview(data)[_HEAD.size : edge])
+    return {name: status for name, (status,) in zip(names, statuses, strict=True)}
 
 
 def directory_sha256(archive: ArchiveFile, start: int) -> str:

@@ -5,7 +5,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from overnight.archive.model import ArchiveRefused, Kind, Refusal
 from overnight.archive.owners import Owner
@@ -16,14 +15,6 @@ from overnight.archive.walk import OPEN_DIRECTORY
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CANNOT_HOLD = frozenset({errno.EEXIST, errno.ENAMETOOLONG, errno.EILSEQ})
-
-
-class Placed(NamedTuple):
-    """An entry, and its path below the root of its part."""
-
-    parent: str
-    leaf: str
-    span: Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +33,8 @@ class Manner:
 class Restore:
     """Call `close` in the end: one descriptor is open per level."""
 
-    def __init__(self, root: Path, archive: ArchiveFile, manner: Manner) -> None:
+    def __init__(self, root: Path, archive: ArchiveFile, manner: Manner, prefix: str) -> None:
+        self._prefix = f"{prefix}/" if prefix else ""
         self._archive = archive
         self._ahead = Window(archive, 2 * STEP)
         self._manner = manner
@@ -54,23 +46,27 @@ class Restore:
         while self._open:
             os.close(self._open.pop()[1])
 
-    def run(self, share: list[Placed], targets: Mapping[str, bytes]) -> None:
-        """Links come after all files and before the modes of directories, which may forbid writing.
+    def run(self, share: list[Span], targets: Mapping[str, bytes]) -> None:
+        """All entries must be below the prefix.
 
-        The root changes hands last: until then a new owner cannot reach in and move things about.
+        Links come after all files and before the modes of directories, which may forbid writing. The root
+        changes hands last: until then a new owner cannot reach in and move things about.
         """
         links = []
-        for placed in share:
-            kind = placed.span.record.kind
+        for span in share:
+            kind = span.record.kind
             if kind is Kind.FILE:
-                self._write_file(placed)
+                self._write_file(span)
             elif kind is Kind.SYMLINK:
-                links.append(placed)
+                links.append(span.record)
             else:
-                self._make_directory(placed)
-        for placed in links:
-            self._write_link(placed, targets[placed.span.record.name])
+                self._make_directory(span.record)
+        for record in links:
+            self._write_link(record, targets[record.name])
         self._finish_directories()
+
+    def _path(self, record: Record) -> str:
+        return record.name.removeprefix(self._prefix)
 
     def _directory(self, path: str) -> int:
         """An open descriptor of a directory below the root, made if need be.
@@ -100,10 +96,10 @@ class Restore:
             self._made[path] = None
         self._open.append((leaf, os.open(leaf, OPEN_DIRECTORY, dir_fd=above)))
 
-    def _make_directory(self, placed: Placed) -> None:
-        path = f"{placed.parent}/{placed.leaf}" if placed.parent else placed.leaf
+    def _make_directory(self, record: Record) -> None:
+        path = self._path(record)
         self._directory(path)
-        self._made[path] = placed.span.record
+        self._made[path] = record
 
     def _finish_directories(self) -> None:
         """What lies inside comes first."""
@@ -111,37 +107,39 @@ class Restore:
             self._finish(self._directory(path), self._made[path])
         self._finish(self._directory(""), None)
 
-    def _write_file(self, placed: Placed) -> None:
-        record = placed.span.record
-        directory = self._directory(placed.parent)
+    def _write_file(self, span: Span) -> None:
+        record = span.record
+        parent, _, leaf = self._path(record).rpartition("/")
+        directory = self._directory(parent)
         try:
-            fd = os.open(placed.leaf, _CREATE, 0o600, dir_fd=directory)
+            fd = os.open(leaf, _CREATE, 0o600, dir_fd=directory)
         except OSError as error:
             raise _clash(error) from error
         try:
             if is_small(record):
-                _write_all(fd, whole(record, self._ahead.read(placed.span.start, record.compressed_size)))
+                _write_all(fd, whole(record, self._ahead.read(span.start, record.compressed_size)))
             else:
-                for piece in content(self._archive, placed.span):
+                for piece in content(self._archive, span):
                     _write_all(fd, piece)
             self._finish(fd, record)
         finally:
             os.close(fd)
 
-    def _write_link(self, placed: Placed, target: bytes) -> None:
-        directory = self._directory(placed.parent)
+    def _write_link(self, record: Record, target: bytes) -> None:
+        parent, _, leaf = self._path(record).rpartition("/")
+        directory = self._directory(parent)
         try:
-            os.symlink(target, os.fsencode(placed.leaf), dir_fd=directory)
+            os.symlink(target, os.fsencode(leaf), dir_fd=directory)
         except OSError as error:
             raise _clash(error) from error
         if self._manner.owner is not None:
-            os.chown(placed.leaf, *self._manner.owner, dir_fd=directory, follow_symlinks=False)
+            os.chown(leaf, *self._manner.owner, dir_fd=directory, follow_symlinks=False)
         if not self._manner.fresh_times:
-            mtime_ns = placed.span.record.mtime_ns
-            os.utime(placed.leaf, ns=(mtime_ns, mtime_ns), dir_fd=directory, follow_symlinks=False)
+            times = (record.mtime_ns, record.mtime_ns)
+            os.utime(leaf, ns=times, dir_fd=directory, follow_symlinks=False)
         if self._manner.statuses is not None:
-            status = os.stat(placed.leaf, dir_fd=directory, follow_symlinks=False)
-            self._manner.statuses[placed.span.record.raw_name] = status_of(status)
+            status = os.stat(leaf, dir_fd=directory, follow_symlinks=False)
+            self._manner.statuses[record.raw_name] = status_of(status)
 
     def _finish(self, fd: int, record: Record | None) -> None:
         """The owner before the mode: a change of owner may clear bits of it. None: a directory without entry."""

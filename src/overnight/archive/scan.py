@@ -8,6 +8,7 @@ from pathlib import Path
 from overnight.archive.model import KIB, MIB, OWN_CAPS, TRANSCRIPT_PREFIX, Kind
 from overnight.archive.reader import ArchiveFile, open_archive, read_directory
 from overnight.archive.spans import Span, content, spans
+from overnight.archive.walk import printable
 
 LARGEST = MIB
 """Larger files are not looked at, but for the transcript, which holds all that the agent printed."""
@@ -43,7 +44,7 @@ class Scan:
 def scan(path: Path, count: Count, *, since: int = 0, names: Collection[str] | None = None) -> Scan:
     """Of all entries, of those with these `names`, or only from the offset `since` on (`Packed.fresh_from`).
 
-    Blocking. Raises ArchiveRefused, OSError.
+    With `names` only of these: what is new since an archive further back. Blocking. Raises ArchiveRefused, OSError.
     """
     found: list[SecretFound] = []
     left = MOST
@@ -57,7 +58,8 @@ def scan(path: Path, count: Count, *, since: int = 0, names: Collection[str] | N
             if left < 0:
                 break
             kinds = _kinds_in(archive, span, count)
-            found += [SecretFound(span.record.entry.name, kind, kinds[kind]) for kind in sorted(kinds)]
+            name = printable(span.record.name)
+            found += [SecretFound(name, kind, kinds[kind]) for kind in sorted(kinds)]
     return Scan(tuple(found[:LISTED]), len(found), left >= 0)
 
 

@@ -21,8 +21,8 @@ from overnight.archive.model import (
 from overnight.archive.owners import Owner
 from overnight.archive.reader import ArchiveFile, open_archive
 from overnight.archive.record import Record, directory_sha256
-from overnight.archive.restore import Manner, Placed, Restore
-from overnight.archive.spans import content
+from overnight.archive.restore import Manner, Restore
+from overnight.archive.spans import Span, content
 from overnight.archive.trees import remove_tree
 
 
@@ -63,12 +63,12 @@ def unpack(
                     owner=owner,
                     statuses=None if record is None else statuses,
                 )
-                with closing(Restore(places[prefix], archive, manner)) as restore:
+                with closing(Restore(places[prefix], archive, manner, prefix)) as restore:
                     restore.run(share, judged.targets)
             if record is not None and sha256 is not None:
                 directory = directory_sha256(archive, judged.directory_start)
                 Record(archive.size, sha256, directory, statuses).save(record)
-        kept = [placed.span.record.size for share in shares.values() for placed in share]
+        kept = [span.record.size for share in shares.values() for span in share]
         return Unpacked(len(kept), sum(kept), session)
 
 
@@ -85,23 +85,21 @@ def _session(archive: ArchiveFile, judged: Judged, profile: Profile) -> bytes | 
     return None
 
 
-def _shares(judged: Judged, routes: Mapping[str, Path]) -> dict[str, list[Placed]]:
+def _shares(judged: Judged, routes: Mapping[str, Path]) -> dict[str, list[Span]]:
     """What goes to each target, in the order of the archive."""
-    shares: dict[str, list[Placed]] = {prefix: [] for prefix in routes}
+    shares: dict[str, list[Span]] = {prefix: [] for prefix in routes}
     for span in judged.spans:
-        prefix, rest = _routed(span.record.name)
-        if prefix in shares and rest:
-            parent, _, leaf = rest.rpartition("/")
-            shares[prefix].append(Placed(parent, leaf, span))
+        prefix = _prefix_of(span.record.name)
+        if prefix in shares:
+            shares[prefix].append(span)
     return shares
 
 
-def _routed(name: str) -> tuple[str | None, str]:
-    """(prefix of the part, name within it); the part is None for what is nobody's."""
-    if name == RESERVED or name.startswith(f"{RESERVED}/"):
-        inside = name.startswith(f"{TRANSCRIPT_PREFIX}/")
-        return (TRANSCRIPT_PREFIX, name.removeprefix(f"{TRANSCRIPT_PREFIX}/")) if inside else (None, name)
-    return "", name
+def _prefix_of(name: str) -> str | None:
+    """Of the part that an entry lies below; None for what is nobody's."""
+    if name != RESERVED and not name.startswith(f"{RESERVED}/"):
+        return ""
+    return TRANSCRIPT_PREFIX if name.startswith(f"{TRANSCRIPT_PREFIX}/") else None
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from overnight.domain.transitions import checkpoint
 from overnight.flows.event_log import EventLog
 from overnight.flows.saving import Saving, SecretsInArchive
 from overnight.flows.workspace import Workspaces
-from overnight.ports import ArchiveConflict, Clock, JobStore, StorageError
+from overnight.ports import ArchiveConflict, ArchiveTooLarge, Clock, JobStore, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Checkpoints:
             await self._store_and_point(saving)
         except Trouble as trouble:
             log.warning("could not make a checkpoint of job %s", self._job.job_id, exc_info=True)
-            self._tell("secrets" if isinstance(trouble, SecretsInArchive) else "storage")
+            self._tell(_reason(trouble))
 
     async def _store_and_point(self, saving: Saving) -> None:
         archive = (await saving.store()).archive
@@ -118,3 +118,9 @@ class Checkpoints:
 
     def _tell(self, reason: str) -> None:
         self._events.emit("checkpoint.failed", {"reason": reason})
+
+
+def _reason(trouble: Exception) -> str:
+    if isinstance(trouble, SecretsInArchive):
+        return "secrets"
+    return "too_large" if isinstance(trouble, ArchiveTooLarge) else "storage"

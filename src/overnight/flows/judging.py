@@ -7,6 +7,13 @@ from overnight.domain.outcome import Ending, Outcome
 from overnight.flows.lease import StopReason
 
 
+def failed_as_too_large(outcome: Outcome) -> Outcome:
+    """Also of a job that had failed, whose own reason is the better one."""
+    if outcome.ending is not Ending.DONE:
+        return outcome
+    return replace(outcome, ending=Ending.FAILED, code=ErrorCode.STORAGE, message=_LARGER_THAN_STORE)
+
+
 def judged(outcome: Outcome, reason: StopReason | None, timeout_seconds: float) -> Outcome:
     """What an interruption means, now that it is known who asked for it."""
     if outcome.ending is not Ending.INTERRUPTED:
@@ -20,13 +27,6 @@ def judged(outcome: Outcome, reason: StopReason | None, timeout_seconds: float) 
         )
         return replace(outcome, ending=Ending.FAILED, code=ErrorCode.TIMEOUT, message=message)
     return outcome
-
-
-def failed_as_too_large(outcome: Outcome) -> Outcome:
-    """Also of a job that had failed, whose own reason is the better one."""
-    if outcome.ending is not Ending.DONE:
-        return outcome
-    return replace(outcome, ending=Ending.FAILED, code=ErrorCode.STORAGE, message=_LARGER_THAN_STORE)
 
 
 _LARGER_THAN_STORE = (

@@ -8,7 +8,7 @@ from overnight.archive import OWN, TRANSCRIPT_PREFIX, ArchiveRefused, Profile, u
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import ArchiveRef, Origin
 from overnight.flows.places import Baseline, workspace_at
-from overnight.ports import ArchiveMissing, ArchiveStore
+from overnight.ports import ArchiveMissing, ArchiveStore, Owner
 
 
 class WorkspaceUnavailable(Exception):
@@ -26,7 +26,7 @@ class Restoring:
     uploads: Profile
     """How archives of strangers are judged."""
 
-    async def restore(self, archive: ArchiveRef, root: Path, owner: tuple[int, int] | None) -> None:
+    async def restore(self, archive: ArchiveRef, root: Path, owner: Owner | None) -> None:
         """Fill the empty directories at `root`. An archive of ours stays, as what the next pack builds on.
 
         Raises WorkspaceUnavailable, OSError.
@@ -42,11 +42,18 @@ class Restoring:
         except ArchiveRefused as refused:
             raise WorkspaceUnavailable(ErrorCode.ARCHIVE_REFUSED, f"{_REFUSED} {refused}") from None
 
-    def _unpack(self, archive: ArchiveRef, root: Path, owner: tuple[int, int] | None) -> None:
+    def _unpack(self, archive: ArchiveRef, root: Path, owner: Owner | None) -> None:
         workspace, baseline = workspace_at(root), Baseline(root)
         routes = {"": workspace.files, TRANSCRIPT_PREFIX: workspace.transcripts}
         if archive.origin is Origin.RUN:
-            unpack(baseline.archive, routes, profile=OWN, owner=owner)
+            unpack(
+                baseline.archive,
+                routes,
+                profile=OWN,
+                owner=owner,
+                record=baseline.record,
+                sha256=archive.sha256,
+            )
         else:
             unpack(baseline.archive, routes, profile=self.uploads, owner=owner)
             baseline.archive.unlink()

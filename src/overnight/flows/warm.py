@@ -25,6 +25,7 @@ from overnight.flows.places import (
     projects_of,
     workspace_at,
 )
+from overnight.ports import Owner
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class About:
     format: int = FORMAT
 
 
-def about(session: Session, archive: ArchiveRef, user: tuple[int, int], size: int) -> About:
+def about(session: Session, archive: ArchiveRef, user: Owner, size: int) -> About:
     return About(archive.name, archive.sha256, session.owner, *user, size)
 
 
@@ -91,7 +92,7 @@ class WarmWorkspaces:
             new.rename(self.directory / session.session_id)
         return True
 
-    def take(self, root: Path, session: Session, owner: tuple[int, int] | None) -> bool:
+    def take(self, root: Path, session: Session, owner: Owner | None) -> bool:
         """Make the session's workspace the tree at `root`, if it is exactly the session's current archive."""
         kept = self.directory / session.session_id
         if session.archive is None or not kept.is_dir():
@@ -137,7 +138,7 @@ class WarmWorkspaces:
     def sessions(self) -> list[str]:
         return [path.name for path, _ in self._newest_first()] if self.directory.is_dir() else []
 
-    def _fits(self, taken: Path, session: Session, user: tuple[int, int]) -> bool:
+    def _fits(self, taken: Path, session: Session, user: Owner) -> bool:
         kept = _read(taken)
         if kept is None or session.archive is None:
             return False
@@ -198,7 +199,7 @@ def _move_in(kept: Path, root: Path) -> None:
         (kept / part).rename(place)  # An empty directory stands there, and gives way.
 
 
-def _user_of(path: Path) -> tuple[int, int]:
+def _user_of(path: Path) -> Owner:
     status = path.stat()
     return status.st_uid, status.st_gid
 

@@ -38,7 +38,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-"""uid and gid that the files of a run belong to."""
 PREFIX = "claude-code"
 FORMAT = 1
 
@@ -310,12 +309,6 @@ class Workspaces:
                 remove_tree(root)
 
 
-def _give_away(workspace: Workspace, owner: Owner) -> None:
-    """What an unpacked archive did not bring, and all that an earlier attempt of another user left."""
-    for tree in (workspace.files, workspace.home):
-        give_tree(tree, owner)
-
-
 def _aside(root: Path) -> Path:
     return root.with_name(f".{root.name}.new")
 
@@ -338,3 +331,9 @@ def _prepared(root: Path, source: Source, archive: ArchiveRef | None) -> Prepare
         archive=archive.name if archive else None,
         fetched_bytes=fetched,
     )
+
+
+def _give_away(workspace: Workspace, owner: Owner) -> None:
+    """What an unpacked archive did not bring, and all that an earlier attempt of another user left."""
+    for tree in (workspace.files, workspace.home):
+        give_tree(tree, owner)
