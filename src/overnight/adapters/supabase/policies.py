@@ -21,7 +21,7 @@ def policies(access: Access) -> str:
 
 def _bucket(name: str) -> str:
     return (
-        "insert into storage.buckets (id, name, public, file_size_limit, allowed_mime_types)\n"  # noqa: S608 - for people to read and run, not run here
+        "insert into storage.buckets (id, name, public, file_size_limit, allowed_mime_types)\n"  # noqa: S608 # nosec B608 - for people to run
         f"  values ({_quoted(name)}, {_quoted(name)}, false, null, array['application/zip'])\n"
         "  on conflict (id) do nothing;"
     )
