@@ -174,7 +174,7 @@ def test_doctor_attacks_every_tier(environment: dict[str, str]) -> None:
     done = call(environment, "doctor", "--attack", "--json")
     assert done.returncode == 0, done.stderr
     found = {one["tier"]: one for one in json.loads(done.stdout)}
-    assert list(found) == ["namespace", "landlock", "none"]
+    assert list(found) == ["namespace", "landlock", "uid", "none"]
     assert found["landlock"]["holds"]
     assert found["landlock"]["properties"]["files"]
     assert not found["none"]["properties"]["files"]

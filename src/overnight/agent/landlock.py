@@ -1,18 +1,17 @@
 """The tier for hosts that refuse namespaces, a default Docker container among them: rules of the kernel about
 files, TCP ports and sockets that bind a process and all that it starts. See `confine.py` for what applies them."""
 
-import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from overnight.agent import seccomp
-from overnight.agent.environment import View, python_prefix
+from overnight.agent.environment import python_prefix
 from overnight.agent.limits import RunLimits
-from overnight.agent.network import RunNetwork, loopback_network
+from overnight.agent.network import RunNetwork
 from overnight.agent.supervised import link_supervisor
-from overnight.agent.tiers import ETC, ROOT_LINKS, view_of_host
+from overnight.agent.tiers import ETC, ROOT_LINKS, OnHost
 from overnight.ports import Workspace
 
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts")
@@ -29,21 +28,12 @@ _ALSO_READABLE = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Landlock:
+class Landlock(OnHost):
     launcher: Path
     limits: RunLimits
     readable: tuple[Path, ...]
     as_root: bool
     name: str = "landlock"
-    on_host: bool = True
-
-    def view(self, workspace: Workspace) -> View:
-        return view_of_host(workspace)
-
-    @contextlib.asynccontextmanager
-    async def network(self, workspace: Workspace) -> AsyncIterator[RunNetwork]:
-        with loopback_network() as network:
-            yield network
 
     def launch(
         self, workspace: Workspace, environment: Mapping[str, str], cli: Path, network: RunNetwork

@@ -4,35 +4,24 @@ What holds is what the kernel keeps apart by users: files with modes, the enviro
 processes, a number of processes. The network is open, and whatever is open to everyone on the machine.
 """
 
-import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from overnight.agent import seccomp
-from overnight.agent.environment import View
 from overnight.agent.limits import RunLimits
-from overnight.agent.network import RunNetwork, loopback_network
+from overnight.agent.network import RunNetwork
 from overnight.agent.supervised import link_supervisor
-from overnight.agent.tiers import view_of_host
+from overnight.agent.tiers import OnHost
 from overnight.ports import Workspace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OwnUser:
+class OwnUser(OnHost):
     launcher: Path
     limits: RunLimits
     name: str = "uid"
     as_root: bool = False
-    on_host: bool = True
-
-    def view(self, workspace: Workspace) -> View:
-        return view_of_host(workspace)
-
-    @contextlib.asynccontextmanager
-    async def network(self, workspace: Workspace) -> AsyncIterator[RunNetwork]:
-        with loopback_network() as network:
-            yield network
 
     def launch(
         self, workspace: Workspace, environment: Mapping[str, str], cli: Path, network: RunNetwork

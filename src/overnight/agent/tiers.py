@@ -180,15 +180,14 @@ class Namespace:
         return [path for path in wanted if not path.is_relative_to("/usr") and path != Path("/")]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unconfined:
-    """Nothing but an emptied environment: the agent can read and write all that the service can."""
+class OnHost:
+    """What is the same in every tier whose runs see the host's paths and reach the worker by its loopback."""
 
-    launcher: Path
-    as_root: bool
-    setpriv: Path | None
-    name: str = "none"
-    on_host: bool = True
+    __slots__ = ()
+
+    @property
+    def on_host(self) -> bool:
+        return True
 
     def view(self, workspace: Workspace) -> View:
         return view_of_host(workspace)
@@ -197,6 +196,16 @@ class Unconfined:
     async def network(self, workspace: Workspace) -> AsyncIterator[RunNetwork]:
         with loopback_network() as network:
             yield network
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unconfined(OnHost):
+    """Nothing but an emptied environment: the agent can read and write all that the service can."""
+
+    launcher: Path
+    as_root: bool
+    setpriv: Path | None
+    name: str = "none"
 
     def launch(
         self, workspace: Workspace, environment: Mapping[str, str], cli: Path, network: RunNetwork

@@ -140,9 +140,8 @@ class Packed:
     """`left_out` and `changed` name the first 100 paths; the totals count all.
 
     A changed file moved under the reader twice: it was stored as read the second time. `reused_entries` were
-    copied from the base as they lay there; all entries from the offset `fresh_from` on are not, and
-    `fresh_bytes` is what was made anew. `incremental` says that there was a base and it fitted. `ignore_note`
-    says what of `.overnightignore` was not applied.
+    copied from the base as they lay there; `fresh_bytes` is what was made anew. `incremental` says that there
+    was a base and it fitted. `ignore_note` says what of `.overnightignore` was not applied.
     """
 
     entries: int
@@ -155,7 +154,6 @@ class Packed:
     changed_total: int
     reused_entries: int = 0
     fresh_bytes: int = 0
-    fresh_from: int = 0
     incremental: bool = False
     ignore_note: str = ""
 

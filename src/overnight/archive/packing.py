@@ -74,7 +74,6 @@ class Packing:
         self._content_bytes = 0
         self._reused_entries = 0
         self._copied_bytes = 0
-        self._fresh_from = 0
         self._ignore_note = ""
         self.statuses: dict[bytes, bytes] = {}
 
@@ -105,7 +104,6 @@ class Packing:
             changed_total=self._changed.total,
             reused_entries=self._reused_entries,
             fresh_bytes=size - self._copied_bytes,
-            fresh_from=self._fresh_from,
             incremental=self._old is not None,
             ignore_note=self._ignore_note,
         )
@@ -133,7 +131,7 @@ class Packing:
             self._output.copy(old.read, run.offset, run.length)
             self._writer.adopt(run.length, old.moved(run, self._writer.position), run.end - run.first)
             self._copied_bytes += run.length
-        self._reused_entries, self._fresh_from = self._writer.entries, self._writer.position
+        self._reused_entries = self._writer.entries
         self._check_limits()
         return fresh
 

@@ -41,16 +41,16 @@ class Scan:
     whole: bool
 
 
-def scan(path: Path, count: Count, *, since: int = 0, names: Collection[str] | None = None) -> Scan:
-    """Of all entries, of those with these `names`, or only from the offset `since` on (`Packed.fresh_from`).
+def scan(path: Path, count: Count, *, names: Collection[str] | None = None) -> Scan:
+    """Of all entries, or only of those with these `names`: what is new since an archive that was looked at.
 
-    With `names` only of these: what is new since an archive further back. Blocking. Raises ArchiveRefused, OSError.
+    Blocking. Raises ArchiveRefused, OSError.
     """
     found: list[SecretFound] = []
     left = MOST
     with open_archive(path) as archive:
         for span in spans(archive, read_directory(archive, OWN_CAPS)):
-            if span.record.header_offset < since or not _is_looked_at(span):
+            if not _is_looked_at(span):
                 continue
             if names is not None and span.record.entry.name not in names:
                 continue
