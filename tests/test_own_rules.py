@@ -28,8 +28,14 @@ HTTP_CLIENTS = {
     "httpcore.AsyncConnectionPool",
     "httpcore.ConnectionPool",
 }
-MAY_SEND = {"agent/gateway", "adapters/webhooks", "client/connection", "cli/doctor"}
-"""The gateway's upstream, the webhook sender, and what a user runs to talk to a service."""
+MAY_SEND = {
+    "agent/gateway",
+    "adapters/webhooks",
+    "adapters/cloudflare/over_http",
+    "client/connection",
+    "cli/doctor",
+}
+"""The gateway's upstream, the webhook sender, the operator's own edge, and what a user runs to talk to a service."""
 MAY_USE_PROXIES = {"client/connection", "cli/doctor"}
 """A user may sit behind a proxy; the service asks no environment where to send a secret."""
 NO_SENDERS = {"requests", "urllib.request", "http.client", "aiohttp", "urllib3"}
