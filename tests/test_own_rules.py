@@ -32,6 +32,7 @@ MAY_SEND = {
     "agent/gateway",
     "adapters/webhooks",
     "adapters/cloudflare/over_http",
+    "adapters/cloudflare/queue",
     "client/connection",
     "cli/doctor",
 }

@@ -6,7 +6,7 @@
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -16,6 +16,7 @@ from overnight.adapters.cloudflare import codec
 from overnight.adapters.cloudflare.documents import Batch, Document, Documents, Read, Span
 from overnight.adapters.cloudflare.ledger import LedgerStore
 from overnight.adapters.cloudflare.over_http import edge_documents
+from overnight.adapters.cloudflare.queue import QueueAddress, cloudflare_queue
 from overnight.adapters.cloudflare.turns import Turns
 from overnight.adapters.memory import MemoryQueue, MemoryStore, MemoryWakeups
 from overnight.adapters.memory_keys import MemoryKeys
@@ -32,6 +33,8 @@ from overnight.domain.keys import LOCAL, Caller
 from overnight.domain.standing import Check
 from overnight.domain.transitions import submit
 from overnight.ports import Clock, Entropy, Idempotency, JobIndex, JobStore, KeyStore, Queue, Wakeups
+from overnight.rehearsal.pull_queue import pull_queue_app
+from overnight.serving import listen, serving, url_of
 
 
 class ShiftedClock:
@@ -111,6 +114,13 @@ NEEDS_ALL_SESSIONS = {
 """How an owner stands needs a view over sessions, which the ledger does not claim (docs/decisions/0081)."""
 
 
+NOT_KEPT_BY_CLOUDFLARE = {
+    "test_bells_come_earliest_first_and_no_more_than_asked_for",
+    "test_a_receipt_that_is_no_longer_current_is_ignored",
+}
+"""Its queue keeps no order, and takes late acks (docs/decisions/0082)."""
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "pair" in metafunc.fixturenames:
         adapters = ["memory", "sqlite"]
@@ -119,6 +129,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             and metafunc.function.__name__ not in NEEDS_ALL_SESSIONS
         ):
             adapters.append("ledger")
+        if (
+            metafunc.module.__name__.rpartition(".")[2] == "test_queue"
+            and metafunc.function.__name__ not in NOT_KEPT_BY_CLOUDFLARE
+        ):
+            adapters.append("cloudflare")
         metafunc.parametrize("pair", adapters, indirect=True)
 
 
@@ -130,6 +145,8 @@ async def pair(
         if request.param == "memory":
             memory = in_memory(clock, entropy)
             yield Pair(memory, memory)
+        elif request.param == "cloudflare":
+            yield await pulled(stack, clock, entropy)
         elif request.param == "ledger":
             settings = request.getfixturevalue("edge_settings")
             yield await on_the_edge(stack, settings, clock, entropy)
@@ -191,6 +208,20 @@ async def on_the_edge(
             )
         )
     return Pair(*backends)
+
+
+async def pulled(stack: AsyncExitStack, clock: Clock, entropy: Entropy) -> Pair:
+    """Two pull consumers of one queue, by the official client over a socket. The rest is in memory."""
+    token, listener = entropy.token(), listen("127.0.0.1", 0)
+    stack.callback(listener.close)
+    await stack.enter_async_context(serving(pull_queue_app(token, clock.now), listener, grace_seconds=1.0))
+    address = QueueAddress(account_id="a", queue_id="q")
+    one, two = [
+        await stack.enter_async_context(cloudflare_queue(url_of(listener), token, address, clock))
+        for _ in range(2)
+    ]
+    memory = in_memory(clock, entropy)
+    return Pair(replace(memory, queue=one), replace(memory, queue=two))
 
 
 @dataclass

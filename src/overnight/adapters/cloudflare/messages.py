@@ -28,11 +28,11 @@ OPTIONS = (
 
 
 class Message(Struct, frozen=True, kw_only=True):
-    """`timestamp` is in milliseconds. `prompt` and `options` are null if they are to be read in the ledger."""
+    """`timestamp` is in milliseconds. What is null may stand in the ledger all the same."""
 
     job_id: str
     prompt: str | None
-    session_id: str
+    session_id: str | None
     callback_url: str | None
     timestamp: int
     options: dict[str, Any] | None = None
@@ -60,9 +60,9 @@ def message_of(job: Job, request: JobRequest) -> Message:
     return msgspec.structs.replace(whole, prompt=None, options=None)
 
 
-def bell(job_id: str, session_id: str, *, timestamp: int) -> Message:
+def bell(job_id: str, *, timestamp: int) -> Message:
     """A message that only rings: for a job that was announced before."""
-    return Message(job_id=job_id, prompt=None, session_id=session_id, callback_url=None, timestamp=timestamp)
+    return Message(job_id=job_id, prompt=None, session_id=None, callback_url=None, timestamp=timestamp)
 
 
 def size(message: Message) -> int:
