@@ -3,10 +3,12 @@
     python edge/run.py --port 8787 --settings edge/.dev.env
 
 It prints `edge: URL` once it answers, and stops at SIGTERM or Ctrl-C. KEY is the API key that opens it; without one
-it makes one. Durable Objects and KV live in --state; the queue is in memory and is lost at a stop.
+it makes one. Durable Objects and KV live in --state; the queue, with its pull stand-in, is in memory and is lost at
+a stop.
 """
 
 import argparse
+import asyncio
 import json
 import os
 import secrets
@@ -15,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -27,9 +30,12 @@ import msgspec
 import prepare
 from overnight.domain.keys import RANDOM_BYTES, ApiKey, KeyLimits, Scope, digest, make_key, parse_key
 from overnight.domain.signature import new_secret
+from overnight.rehearsal.pull_queue import pull_queue_app
+from overnight.serving import listen, serving, url_of
 
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0
+QUEUE = "claude-code-queue"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,7 @@ class Secrets:
     api_key: str
     keys: str
     ledger_token: str
+    api_token: str
 
 
 def main() -> int:
@@ -48,11 +55,13 @@ def main() -> int:
         state = (options.state or Path(scratch) / "state").resolve()
         state.mkdir(parents=True, exist_ok=True)
         made, url = _secrets(os.environ.get("KEY")), f"http://127.0.0.1:{options.port or _free_port()}"
-        wrangler = _start(url, state, Path(scratch), made, options.log)
+        pull_url = _start_pull(made.api_token)
+        forwarder = _forwarder(Path(scratch), pull_url, made.api_token)
+        wrangler = _start(url, state, Path(scratch), made, forwarder, options.log)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         try:
             _wait(url, wrangler)
-            _write_settings(options.settings, url, made)
+            _write_settings(options.settings, url, pull_url, made)
             print(f"edge: {url}", flush=True)
             return wrangler.wait()
         except KeyboardInterrupt:
@@ -85,7 +94,8 @@ def _secrets(key: str | None) -> Secrets:
     )
     if key is not None:
         text, made = key, _known(key, made)
-    return Secrets(text, msgspec.json.encode([made]).decode(), secrets.token_urlsafe(32))
+    keys = msgspec.json.encode([made]).decode()
+    return Secrets(text, keys, secrets.token_urlsafe(32), secrets.token_urlsafe(32))
 
 
 def _known(key: str, like: ApiKey) -> ApiKey:
@@ -94,7 +104,40 @@ def _known(key: str, like: ApiKey) -> ApiKey:
     return replace(like, key_id=given.key_id, secret_sha256=digest(given.secret), owner=given.key_id)
 
 
-def _start(url: str, state: Path, scratch: Path, made: Secrets, log: Path) -> subprocess.Popen[bytes]:
+def _start_pull(token: str) -> str:
+    """The pull stand-in, in a thread that ends with this process. Returns its address."""
+    listener = listen("127.0.0.1", 0)
+
+    async def serve() -> None:
+        async with serving(pull_queue_app(token, time.time), listener, grace_seconds=1.0):
+            await asyncio.Event().wait()
+
+    threading.Thread(target=asyncio.run, args=(serve(),), daemon=True).start()
+    return url_of(listener)
+
+
+def _forwarder(scratch: Path, pull_url: str, token: str) -> Path:
+    """The configuration of the Worker that hands the queue's messages to the stand-in."""
+    consumer = {"queue": QUEUE, "max_batch_size": 1, "max_batch_timeout": 0, "max_retries": 100}
+    offline = {
+        "vars": {"BRIDGE_URL": pull_url, "BRIDGE_TOKEN": token},
+        "queues": {"consumers": [consumer]},
+    }
+    path = scratch / "forwarder.json"
+    path.touch(mode=0o600)
+    config = {
+        "name": "overnight-forwarder",
+        "main": str(prepare.EDGE / "forwarder.js"),
+        "compatibility_date": "2026-11-01",
+        "env": {"offline": offline},
+    }
+    path.write_text(json.dumps(config))
+    return path
+
+
+def _start(
+    url: str, state: Path, scratch: Path, made: Secrets, forwarder: Path, log: Path
+) -> subprocess.Popen[bytes]:
     """Secrets go by a file: an argument can be read by everybody on the machine."""
     secrets_file = scratch / "secrets.env"
     secrets_file.touch(mode=0o600)
@@ -103,6 +146,7 @@ def _start(url: str, state: Path, scratch: Path, made: Secrets, log: Path) -> su
     )
     wrangler = prepare.EDGE / "node_modules" / "wrangler" / "bin" / "wrangler.js"
     command = [prepare.node(), str(wrangler), "dev", "--env", "offline", "--ip", "127.0.0.1"]
+    command += ["-c", str(prepare.EDGE / "wrangler.jsonc"), "-c", str(forwarder)]
     command += ["--port", url.rpartition(":")[2], "--inspector-port", str(_free_port())]
     command += ["--persist-to", str(state), "--env-file", str(secrets_file)]
     command += ["--show-interactive-dev-session=false"]
@@ -145,7 +189,7 @@ def _wait(url: str, wrangler: subprocess.Popen[bytes]) -> None:
     raise SystemExit("the edge did not start: run it again with --log FILE, and look there")
 
 
-def _write_settings(path: Path, url: str, made: Secrets) -> None:
+def _write_settings(path: Path, url: str, pull_url: str, made: Secrets) -> None:
     fresh = path.with_suffix(".fresh")
     fresh.touch(mode=0o600)
     fresh.write_text(
@@ -154,6 +198,10 @@ def _write_settings(path: Path, url: str, made: Secrets) -> None:
             {
                 "OVERNIGHT_EDGE_URL": url,
                 "OVERNIGHT_LEDGER_TOKEN": made.ledger_token,
+                "CLOUDFLARE_API_TOKEN": made.api_token,
+                "CLOUDFLARE_ACCOUNT_ID": "offline",
+                "OVERNIGHT_CLOUDFLARE_API_URL": pull_url,
+                "OVERNIGHT_CLOUDFLARE_QUEUE_ID": QUEUE,
                 "OVERNIGHT_URL": url,
                 "OVERNIGHT_API_KEY": made.api_key,
             }

@@ -7,7 +7,15 @@ import msgspec
 from workers import Response
 
 from front import Edge
-from overnight.adapters.cloudflare.documents import PROTOCOL, PROTOCOL_HEADER, Written, batch_order, text
+from overnight.adapters.cloudflare.documents import (
+    PROTOCOL,
+    PROTOCOL_HEADER,
+    DocumentTooLarge,
+    Written,
+    batch_order,
+    text,
+)
+from overnight.ports import StorageError
 
 PREFIX = "/internal/ledger/"
 MAX_NAME = 200
@@ -31,6 +39,10 @@ async def answer(edge: Edge, request, path: str, query: str, token: str | None) 
                 return Response("", status=404)
     except msgspec.DecodeError:
         return Response("", status=400)
+    except DocumentTooLarge:
+        return Response("", status=413)
+    except StorageError:
+        return Response("", status=503)
     return Response(told, headers={"Content-Type": "application/json", "Cache-Control": "no-store"})
 
 

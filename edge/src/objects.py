@@ -5,7 +5,14 @@ import logging
 from pyodide.ffi import JsException
 
 from mirror import Mirror
-from overnight.adapters.cloudflare.documents import Batch, Document, Read, found_answer, text, written_answer
+from overnight.adapters.cloudflare.documents import (
+    Batch,
+    Document,
+    Read,
+    found_answer,
+    text,
+    written_answer,
+)
 from overnight.ports import StorageFailed
 
 log = logging.getLogger(__name__)

@@ -10,11 +10,21 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
+from overnight.ports import StorageFailed
+
 PROTOCOL = "1"
 """Of the interface between edge and worker. Each names its own with every call, and refuses another."""
 PROTOCOL_HEADER = "overnight-protocol"
 ABSENT = 0
 """The version of a document that is not there."""
+
+
+MAX_DOCUMENT_BYTES = 2_000_000
+"""A row of a Durable Object takes no more (facts: cloudflare 4); workerd on its own would."""
+
+
+class DocumentTooLarge(StorageFailed):
+    """Nothing was written, and trying again does not help."""
 
 
 class Document(Struct, frozen=True, array_like=True):
@@ -75,6 +85,14 @@ read_order = msgspec.json.Decoder(Read)
 batch_order = msgspec.json.Decoder(Batch)
 found_answer = msgspec.json.Decoder(Found)
 written_answer = msgspec.json.Decoder(Written)
+
+
+def check_sizes(batch: Batch) -> None:
+    """Raises DocumentTooLarge."""
+    if any(len(body.encode()) > MAX_DOCUMENT_BYTES for body in batch.put.values()):
+        raise DocumentTooLarge(
+            f"The ledger takes no document over {MAX_DOCUMENT_BYTES} bytes. Nothing was written."
+        )
 
 
 def text(value: object) -> str:

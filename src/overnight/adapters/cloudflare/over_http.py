@@ -13,6 +13,7 @@ from overnight.adapters.cloudflare.documents import (
     Batch,
     Document,
     Read,
+    check_sizes,
     found_answer,
     text,
     written_answer,
@@ -28,7 +29,6 @@ MEANINGS: Mapping[int, str] = {
     401: "The edge does not know the worker's ledger token: set OVERNIGHT_LEDGER_TOKEN as the edge has it.",
     404: "The edge has no ledger under this address: look at OVERNIGHT_EDGE_URL.",
     409: "Edge and worker speak different protocols: deploy both from the same version of overnight.",
-    413: "The ledger takes no document of that size. Nothing was written.",
 }
 
 
@@ -43,6 +43,7 @@ class HttpDocuments:
         return _decoded(found_answer, answer).documents
 
     async def write(self, name: str, batch: Batch) -> bool:
+        check_sizes(batch)
         answer = await self._post(WRITE, name, text(batch))
         return _decoded(written_answer, answer).written
 
