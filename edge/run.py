@@ -57,7 +57,7 @@ def main() -> int:
         made, url = _secrets(os.environ.get("KEY")), f"http://127.0.0.1:{options.port or _free_port()}"
         pull_url = _start_pull(made.api_token)
         forwarder = _forwarder(Path(scratch), pull_url, made.api_token)
-        wrangler = _start(url, state, Path(scratch), made, forwarder, options.log)
+        wrangler = _start(url, state, Path(scratch), made, forwarder, options)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         try:
             _wait(url, wrangler)
@@ -77,6 +77,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=8787, help="0: any free one")
     parser.add_argument("--state", type=Path, help="where it keeps its data; a new directory if left out")
     parser.add_argument("--settings", type=Path, required=True, help="the file for a worker's settings")
+    parser.add_argument("--tend", default="20", help="seconds after which a silent worker has lost its job")
     parser.add_argument("--log", type=Path, default=os.devnull, help="what wrangler tells")
     return parser.parse_args()
 
@@ -136,13 +137,19 @@ def _forwarder(scratch: Path, pull_url: str, token: str) -> Path:
 
 
 def _start(
-    url: str, state: Path, scratch: Path, made: Secrets, forwarder: Path, log: Path
+    url: str, state: Path, scratch: Path, made: Secrets, forwarder: Path, options: argparse.Namespace
 ) -> subprocess.Popen[bytes]:
     """Secrets go by a file: an argument can be read by everybody on the machine."""
     secrets_file = scratch / "secrets.env"
     secrets_file.touch(mode=0o600)
     secrets_file.write_text(
-        _dotenv({"OVERNIGHT_KEYS": made.keys, "OVERNIGHT_LEDGER_TOKEN": made.ledger_token})
+        _dotenv(
+            {
+                "OVERNIGHT_KEYS": made.keys,
+                "OVERNIGHT_LEDGER_TOKEN": made.ledger_token,
+                "OVERNIGHT_TEND_SECONDS": options.tend,
+            }
+        )
     )
     wrangler = prepare.EDGE / "node_modules" / "wrangler" / "bin" / "wrangler.js"
     command = [prepare.node(), str(wrangler), "dev", "--env", "offline", "--ip", "127.0.0.1"]
@@ -150,7 +157,7 @@ def _start(
     command += ["--port", url.rpartition(":")[2], "--inspector-port", str(_free_port())]
     command += ["--persist-to", str(state), "--env-file", str(secrets_file)]
     command += ["--show-interactive-dev-session=false"]
-    with Path(log).open("wb") as told:
+    with Path(options.log).open("wb") as told:
         return subprocess.Popen(
             command,
             cwd=prepare.EDGE,
@@ -198,6 +205,7 @@ def _write_settings(path: Path, url: str, pull_url: str, made: Secrets) -> None:
             {
                 "OVERNIGHT_EDGE_URL": url,
                 "OVERNIGHT_LEDGER_TOKEN": made.ledger_token,
+                "OVERNIGHT_KEYS": made.keys,
                 "CLOUDFLARE_API_TOKEN": made.api_token,
                 "CLOUDFLARE_ACCOUNT_ID": "offline",
                 "OVERNIGHT_CLOUDFLARE_API_URL": pull_url,

@@ -32,7 +32,18 @@ def edge_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[
     directory = tmp_path_factory.mktemp("edge")
     settings, log = directory / "dev.env", directory / "wrangler.log"
     process = subprocess.Popen(
-        [sys.executable, ROOT / "edge" / "run.py", "--port", "0", "--settings", settings, "--log", log],
+        [
+            sys.executable,
+            ROOT / "edge" / "run.py",
+            "--port",
+            "0",
+            "--settings",
+            settings,
+            "--log",
+            log,
+            "--tend",
+            "4",
+        ],
         stdout=subprocess.PIPE,
         start_new_session=True,
         text=True,

@@ -23,7 +23,9 @@ MAY_IMPORT = {
     "agent": {"agent", "serving", "resolving", "settings", "ports", "domain"},
     "api": {"api", "flows", "archive", "ports", "domain"},
     "worker": {"worker", "flows", "ports", "domain"},
+    "wiring_cloudflare": {"adapters", "settings", "ports", "domain"},
     "wiring": {
+        "wiring_cloudflare",
         "api",
         "worker",
         "flows",
@@ -48,7 +50,7 @@ ONLY = {
     "typer": {"cli"},
     "cloudflare": {"adapters/cloudflare/queue"},
     "rich": {"cli"},
-    "pydantic": {"settings", "wiring"},
+    "pydantic": {"settings", "wiring", "wiring_cloudflare"},
     "pydantic_settings": {"settings"},
 }
 

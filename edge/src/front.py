@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 from functools import cache
+from ipaddress import ip_network
 from pathlib import Path
 
-import msgspec
 from overnight_version import VERSION
 from starlette.applications import Starlette
 from workers import env
@@ -12,17 +12,16 @@ from workers import env
 from bells import QueueBells
 from mirror import Mirror
 from objects import BoundDocuments, MirroredDocuments
+from overnight.adapters.cloudflare.keys import SecretKeys
 from overnight.adapters.cloudflare.ledger import LedgerStore
 from overnight.adapters.cloudflare.polling import PollingWakeups
 from overnight.adapters.cloudflare.turns import no_turns
 from overnight.adapters.system import SystemClock, SystemEntropy
 from overnight.api import ApiParts, Limits, Readiness, create_app
-from overnight.api.operations import OPERATIONS
+from overnight.api.operations import OPERATIONS, Operation
 from overnight.domain.address import CallbackPolicy
-from overnight.domain.keys import ApiKey
 from overnight.domain.redaction import Redactor
 from overnight.flows.keyring import KeyRing
-from overnight.ports import StorageFailed
 
 SERVED = frozenset(
     {
@@ -45,66 +44,67 @@ MAX_BODY_BYTES = 1024 * 1024
 MAX_TIMEOUT_SECONDS = 1500.0
 LOOK_SECONDS = 1.0
 """How often a stream of events looks into the ledger."""
-
-_keys = msgspec.json.Decoder(list[ApiKey])
-
-
-class SecretKeys:
-    """The port `KeyStore`, as far as it can be read: the keys are a secret of the Worker, as hashes."""
-
-    def __init__(self, secret: str | None):
-        self._secret = secret
-
-    async def keys(self) -> list[ApiKey]:
-        """Without keys nobody gets in: an edge is public."""
-        keys = _keys.decode(self._secret or "[]")
-        if not keys:
-            raise StorageFailed("The edge has no API keys: set the secret OVERNIGHT_KEYS.")
-        return keys
-
-    async def change(self, key_id: str, _decide) -> ApiKey:
-        return next(key for key in await self.keys() if key.key_id == key_id)
+TEND_SECONDS = 20.0
+"""Between two looks of a session's alarm; more than a lease, which is renewed three times in its 15 seconds."""
 
 
 class Edge:
-    """What one isolate is made of: the ledger with its mirror, and the application."""
+    """What one isolate is made of: the ledger with its mirror, the queue, and the application."""
 
     def __init__(self, env):
-        clock, entropy = SystemClock(), SystemEntropy()
+        self.clock, self.entropy = SystemClock(), SystemEntropy()
         self.objects = BoundDocuments(env.LEDGER)
-        mirror = Mirror(env.STATUS, clock)
+        mirror = Mirror(env.STATUS, self.clock)
         self.documents = MirroredDocuments(self.objects, mirror)
         wakeups = PollingWakeups(LOOK_SECONDS)
-        store = LedgerStore(self.documents, wakeups, clock, no_turns)
-        self.app: Starlette = create_app(
-            ApiParts(
-                store=store,
-                index=None,
-                queue=QueueBells(env.QUEUE, store, clock),
-                archives=None,
-                wakeups=wakeups,
-                keys=KeyRing(SecretKeys(getattr(env, "OVERNIGHT_KEYS", None)), clock),
-                clock=clock,
-                entropy=entropy,
-                callback_policy=CallbackPolicy(),
-                limits=Limits(
-                    max_body_bytes=MAX_BODY_BYTES,
-                    max_archive_bytes=0,
-                    max_timeout_seconds=MAX_TIMEOUT_SECONDS,
-                ),
-                scratch=Path("/tmp"),
-                allowed_hosts=("*",),
-                ready=lambda: Readiness(ok=True, draining=False, isolation=""),
-                free_bytes=lambda: 1 << 40,
-                version=VERSION,
-                redactor=Redactor(),
+        self.store = LedgerStore(self.documents, wakeups, self.clock, no_turns)
+        self.queue = QueueBells(env.QUEUE, self.store, self.clock)
+        self.tend_seconds = float(_given(env, "OVERNIGHT_TEND_SECONDS") or TEND_SECONDS)
+        parts = ApiParts(
+            store=self.store,
+            index=None,
+            queue=self.queue,
+            archives=None,
+            wakeups=wakeups,
+            keys=KeyRing(SecretKeys(_given(env, "OVERNIGHT_KEYS")), self.clock),
+            clock=self.clock,
+            entropy=self.entropy,
+            callback_policy=_callback_policy(env),
+            limits=Limits(
+                max_body_bytes=MAX_BODY_BYTES, max_archive_bytes=0, max_timeout_seconds=MAX_TIMEOUT_SECONDS
             ),
-            [
-                replace(operation, call=mirror.status) if operation.id in MIRRORED else operation
-                for operation in OPERATIONS
-                if operation.id in SERVED
-            ],
+            scratch=Path("/tmp"),
+            allowed_hosts=("*",),
+            ready=lambda: Readiness(ok=True, draining=False, isolation=""),
+            free_bytes=lambda: 1 << 40,
+            version=VERSION,
+            redactor=Redactor(),
         )
+        self.app: Starlette = create_app(parts, _operations(mirror))
+
+
+def _operations(mirror: Mirror) -> list[Operation]:
+    return [
+        replace(operation, call=mirror.status) if operation.id in MIRRORED else operation
+        for operation in OPERATIONS
+        if operation.id in SERVED
+    ]
+
+
+def _callback_policy(env) -> CallbackPolicy:
+    networks = _given(env, "OVERNIGHT_CALLBACK_ALLOW_PRIVATE") or ""
+    return CallbackPolicy(
+        allow_http=_given(env, "OVERNIGHT_CALLBACK_ALLOW_HTTP") == "1",
+        allow_private=tuple(
+            ip_network(network.strip()) for network in networks.split(",") if network.strip()
+        ),
+    )
+
+
+def _given(env, name: str) -> str | None:
+    """A variable or a secret of the Worker, as text; its plain settings have the names of `overnight serve`."""
+    value = getattr(env, name, None)
+    return None if value is None else str(value)
 
 
 @cache

@@ -2,6 +2,8 @@
 
 from workers import DurableObject
 
+from front import this_edge
+from overnight.adapters.cloudflare import codec
 from overnight.adapters.cloudflare.documents import (
     ABSENT,
     Batch,
@@ -13,6 +15,8 @@ from overnight.adapters.cloudflare.documents import (
     read_order,
     text,
 )
+from overnight.domain.job import Delivery, DeliveryStatus, Session
+from tending import is_owing, tend
 
 TABLES = (
     "CREATE TABLE IF NOT EXISTS documents (key TEXT PRIMARY KEY, version INTEGER NOT NULL, body TEXT NOT NULL)",
@@ -23,6 +27,8 @@ NEXT = "UPDATE counter SET version = version + 1 RETURNING version"
 PUT = "INSERT OR REPLACE INTO documents VALUES (?, ?, ?)"
 GET = "SELECT key, version, body FROM documents WHERE key = ?"
 SPAN = "SELECT key, version, body FROM documents WHERE key > ? AND key < ? ORDER BY key LIMIT ?"
+SEEN = "lease"
+"""The lease that the last alarm saw, kept beside the documents: an object is soon put to sleep."""
 LAST = "\U0010ffff"
 
 
@@ -45,7 +51,38 @@ class Ledger(DurableObject):
     async def write(self, order: str) -> str:
         """One transaction: if one of the writes fails (a body is too large), none of them was made."""
         batch = batch_order.decode(order)
-        return text(Written(self._storage.transactionSync(lambda: self._write(batch))))
+        written = self._storage.transactionSync(lambda: self._write(batch))
+        if written and codec.SESSION in batch.expect and await self._storage.getAlarm() is None:
+            await self._set_alarm()
+        return text(Written(written))
+
+    async def alarm(self, _info=None) -> None:
+        """Look after the session as long as there is something to look after."""
+        found = {key: body for key, _, body in self._rows(GET, codec.SESSION)}
+        if not found:
+            return
+        session = codec.decode(Session, found[codec.SESSION])
+        looked = await tend(this_edge(), session.line, self._owing(), await self._storage.get(SEEN))
+        await self._storage.put(SEEN, looked.lease or "")
+        if looked.again or self._owes():
+            await self._set_alarm()
+
+    async def _set_alarm(self) -> None:
+        edge = this_edge()
+        await self._storage.setAlarm(int((edge.clock.now() + edge.tend_seconds) * 1000))
+
+    def _owing(self) -> list[str]:
+        """The jobs whose webhooks nobody has tried for a while."""
+        now = this_edge().clock.now()
+        late = [owed.job_id for owed in self._deliveries() if is_owing(owed.status, owed.next_at, now)]
+        return sorted(set(late))
+
+    def _owes(self) -> bool:
+        return any(owed.status is DeliveryStatus.OWED for owed in self._deliveries())
+
+    def _deliveries(self) -> list[Delivery]:
+        rows = self._span(Span(codec.DELIVERIES, limit=10_000))
+        return [codec.decode(Delivery, body) for _, _, body in rows]
 
     def _write(self, batch: Batch) -> bool:
         if any(self._version(key) != version for key, version in batch.expect.items()):

@@ -18,7 +18,15 @@ from overnight.domain.retry import RetryPolicy
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-SECRETS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "OVERNIGHT_API_KEY", "OVERNIGHT_WEBHOOK_SECRET")
+SECRETS = (
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_AUTH_TOKEN",
+    "OVERNIGHT_API_KEY",
+    "OVERNIGHT_WEBHOOK_SECRET",
+    "OVERNIGHT_LEDGER_TOKEN",
+    "OVERNIGHT_KEYS",
+    "CLOUDFLARE_API_TOKEN",
+)
 """Variables that are taken out of the process's environment once they are read."""
 
 
@@ -189,6 +197,32 @@ class Settings(BaseSettings):
         description="Networks, as CIDR, comma separated, that webhooks may go to although they are private.",
     )
 
+    edge_url: str | None = Field(
+        None,
+        description="The edge (docs/edge.md) whose jobs `overnight worker` runs; without it, those of a service on "
+        "this machine.",
+    )
+    ledger_token: SecretStr | None = Field(None, description="What opens the edge's ledger to this worker.")
+    keys: SecretStr | None = Field(
+        None,
+        description="The edge's API keys as it has them, hashed: a worker signs webhooks with their secrets.",
+    )
+    cloudflare_account_id: str | None = Field(
+        None,
+        validation_alias=AliasChoices("CLOUDFLARE_ACCOUNT_ID"),
+        description="The account of the edge's queue.",
+    )
+    cloudflare_api_token: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("CLOUDFLARE_API_TOKEN"),
+        description="A token with the permissions Queues Read and Write.",
+    )
+    cloudflare_api_url: str = Field(
+        "https://api.cloudflare.com/client/v4",
+        description="Cloudflare's API, which the queue is pulled from.",
+    )
+    cloudflare_queue_id: str | None = Field(None, description="The id of the queue `claude-code-queue`.")
+
     @field_validator(
         "retry_delays",
         "archive_exclude",
@@ -263,7 +297,8 @@ def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors(include_url=False, include_input=False):
         field = str(problem["loc"][0])
-        known = field.lower() in Settings.model_fields
-        name = f"OVERNIGHT_{field.upper()}" if known and not field.startswith("anthropic_") else field.upper()
+        known = Settings.model_fields.get(field.lower())
+        own = known is not None and known.validation_alias is None
+        name = f"OVERNIGHT_{field.upper()}" if own else field.upper()
         lines.append(f"{name}: {problem['msg']}")
     return "wrong setting: " + "; ".join(lines)

@@ -21,7 +21,7 @@ from overnight.adapters.sqlite.index import SqliteIndex
 from overnight.adapters.sqlite.keys import SqliteKeys
 from overnight.adapters.sqlite.queue import SqliteQueue
 from overnight.adapters.sqlite.store import SqliteStore
-from overnight.adapters.sqlite.wakeups import DatagramWakeups, open_wakeups
+from overnight.adapters.sqlite.wakeups import open_wakeups
 from overnight.adapters.system import FreeSpace, SystemClock, SystemEntropy
 from overnight.adapters.webhooks import WebhookSender
 from overnight.agent.run import ClaudeAgent, claude_agent
@@ -36,9 +36,11 @@ from overnight.flows.notify import Notifier
 from overnight.flows.run_job import Runner
 from overnight.flows.sweep import Sweep
 from overnight.flows.workspace import Workspaces
+from overnight.ports import JobIndex, JobStore, Queue, Wakeups
 from overnight.rehearsal import serve_rehearsal
 from overnight.serving import listen, serving, url_of
 from overnight.settings import Settings, SettingsError
+from overnight.wiring_cloudflare import edge_parts
 from overnight.worker.loop import every, work
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,8 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 OWN_NAMES = ("127.0.0.1", "[::1]", "localhost")
 LONGEST_SWEEP_PAUSE = 1.0
 """A lapsed lease is seen by one sweep and taken back by the next: a lost job runs again two seconds later."""
+EDGE_SWEEP_PAUSE = 30.0
+"""A worker of an edge has only its own leftovers to clear; lost jobs are the ledger's alarm's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +61,11 @@ class Base:
     redactor: Redactor
     worker: str
     scratch: Path
-    database: Database
-    store: SqliteStore
-    index: SqliteIndex
-    queue: SqliteQueue
-    wakeups: DatagramWakeups
+    database: Database | None
+    store: JobStore
+    index: JobIndex
+    queue: Queue
+    wakeups: Wakeups
     archives: DirectoryArchives
     roster: FileRoster
     clock: SystemClock
@@ -116,9 +120,10 @@ async def running_service(settings: Settings, *, recorded: bool = True) -> Async
 
 @contextlib.asynccontextmanager
 async def running_worker(settings: Settings) -> AsyncIterator[Running]:
-    """A worker alone, for the jobs in the data directory of a service on this machine."""
+    """A worker alone, for the jobs of an edge, or else of a service on this machine (in its data directory)."""
     async with contextlib.AsyncExitStack() as stack:
-        base = await stack.enter_async_context(_base(settings))
+        opened = _base(settings) if settings.edge_url is None else _edge_base(settings)
+        base = await stack.enter_async_context(opened)
         agent, upstream = await _agent(stack, base)
         running = Running("", _banner(settings, agent, upstream))
         await stack.enter_async_context(_working(base, agent, running))
@@ -128,31 +133,64 @@ async def running_worker(settings: Settings) -> AsyncIterator[Running]:
 @contextlib.asynccontextmanager
 async def _base(settings: Settings) -> AsyncIterator[Base]:
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    clock, entropy, host = SystemClock(), SystemEntropy(), socket.gethostname()
-    worker = worker_name(host, os.getpid(), entropy.session_id()[:8])
+    clock, entropy = SystemClock(), SystemEntropy()
     async with (
         open_database(settings.data) as database,
         open_wakeups(database, MemoryWakeups(), entropy) as wakeups,
     ):
-        with contextlib.closing(FileRoster(settings.data, host)) as roster:
-            roster.enroll(worker)
-            with _scratch(settings.data / "scratch", worker, roster) as scratch:
-                yield Base(
-                    settings=settings,
-                    redactor=redactor_of(settings),
-                    worker=worker,
-                    scratch=scratch,
-                    database=database,
-                    store=SqliteStore(database, wakeups, clock),
-                    index=SqliteIndex(database),
-                    queue=SqliteQueue(database, wakeups, clock, entropy),
-                    wakeups=wakeups,
-                    archives=DirectoryArchives(settings.data / "archives"),
-                    roster=roster,
-                    clock=clock,
-                    entropy=entropy,
-                    keys=KeyRing(SqliteKeys(database), clock),
-                )
+        with _enrolled(settings, entropy) as (worker, roster, scratch):
+            yield Base(
+                settings=settings,
+                redactor=redactor_of(settings),
+                worker=worker,
+                scratch=scratch,
+                database=database,
+                store=SqliteStore(database, wakeups, clock),
+                index=SqliteIndex(database),
+                queue=SqliteQueue(database, wakeups, clock, entropy),
+                wakeups=wakeups,
+                archives=DirectoryArchives(settings.data / "archives"),
+                roster=roster,
+                clock=clock,
+                entropy=entropy,
+                keys=KeyRing(SqliteKeys(database), clock),
+            )
+
+
+@contextlib.asynccontextmanager
+async def _edge_base(settings: Settings) -> AsyncIterator[Base]:
+    """The same for a worker of an edge. Raises SettingsError."""
+    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    clock, entropy = SystemClock(), SystemEntropy()
+    async with edge_parts(settings, MemoryWakeups(), clock) as edge:
+        with _enrolled(settings, entropy) as (worker, roster, scratch):
+            yield Base(
+                settings=settings,
+                redactor=redactor_of(settings),
+                worker=worker,
+                scratch=scratch,
+                database=None,
+                store=edge.store,
+                index=edge.index,
+                queue=edge.queue,
+                wakeups=edge.wakeups,
+                archives=DirectoryArchives(settings.data / "archives"),
+                roster=roster,
+                clock=clock,
+                entropy=entropy,
+                keys=KeyRing(edge.keys, clock),
+            )
+
+
+@contextlib.contextmanager
+def _enrolled(settings: Settings, entropy: SystemEntropy) -> Iterator[tuple[str, FileRoster, Path]]:
+    """This process's name, the roster that knows it, and its directory for files on their way."""
+    host = socket.gethostname()
+    worker = worker_name(host, os.getpid(), entropy.session_id()[:8])
+    with contextlib.closing(FileRoster(settings.data, host)) as roster:
+        roster.enroll(worker)
+        with _scratch(settings.data / "scratch", worker, roster) as scratch:
+            yield worker, roster, scratch
 
 
 @contextlib.contextmanager
@@ -199,11 +237,12 @@ async def _working(base: Base, agent: ClaudeAgent, running: Running) -> AsyncIte
     sweep = _sweep(base, agent, workspaces)
     notifier = _notifier(base)
     async with asyncio.TaskGroup() as tasks:
-        daemons = [
-            tasks.create_task(notifier.run()),
-            tasks.create_task(_stop_on_failure(base.database, running)),
-        ]
+        daemons = [tasks.create_task(notifier.run())]
+        if base.database is not None:
+            daemons.append(tasks.create_task(_stop_on_failure(base.database, running)))
         pause = min(settings.lease_seconds / 3, LONGEST_SWEEP_PAUSE)
+        if base.database is None:
+            pause = EDGE_SWEEP_PAUSE
         leaving = running.leaving
         tasks.create_task(every(pause, sweep.once, what="the sweep", leaving=leaving))
         loop = tasks.create_task(_work(base, agent, runner, leaving))
@@ -334,7 +373,12 @@ def _uploads(settings: Settings) -> Profile:
 def redactor_of(settings: Settings) -> Redactor:
     """What blanks this process's secrets out of everything that it tells."""
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    loaded = {"api_key": settings.anthropic_api_key, "auth_token": settings.anthropic_auth_token}
+    loaded = {
+        "api_key": settings.anthropic_api_key,
+        "auth_token": settings.anthropic_auth_token,
+        "ledger_token": settings.ledger_token,
+        "cloudflare_api_token": settings.cloudflare_api_token,
+    }
     secrets = {kind: secret.get_secret_value() for kind, secret in loaded.items() if secret is not None}
     return Redactor({**secrets, "webhook_secret": webhook_secret(settings)}, shapes=settings.redact_shapes)
 

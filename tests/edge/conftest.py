@@ -1,6 +1,8 @@
 """The edge in real workerd, and beside it the API of `overnight serve` over the memory adapters."""
 
+import json
 from collections.abc import AsyncIterator, Mapping
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import httpx
@@ -97,7 +99,7 @@ async def _parts(key: str, scratch: Path, clock: Clock, entropy: Entropy) -> Api
         keys=KeyRing(keys, clock),
         clock=clock,
         entropy=entropy,
-        callback_policy=CallbackPolicy(),
+        callback_policy=CallbackPolicy(allow_http=True, allow_private=(IPv4Network("127.0.0.1/32"),)),
         limits=Limits(max_body_bytes=1024 * 1024, max_archive_bytes=0, max_timeout_seconds=1500.0),
         scratch=scratch,
         allowed_hosts=("*",),
@@ -118,3 +120,10 @@ def _stored(key: str) -> ApiKey:
         owner=presented.key_id,
         created_at=0.0,
     )
+
+
+@pytest.fixture
+def webhook_secret(edge_settings: Mapping[str, str]) -> str:
+    """What webhooks of the key's jobs are signed with."""
+    (key,) = json.loads(edge_settings["OVERNIGHT_KEYS"])
+    return str(key["webhook_secrets"][0])

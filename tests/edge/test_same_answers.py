@@ -111,8 +111,8 @@ CASES = (
         code="callback_url_refused",
     ),
     Case(
-        name="a callback without TLS",
-        body={"prompt": "p", "callback_url": "http://example.com/"},
+        name="a callback by another protocol",
+        body={"prompt": "p", "callback_url": "ftp://example.com/"},
         status=422,
         code="callback_url_refused",
     ),

@@ -51,8 +51,17 @@ class LedgerStore:
     (docs/decisions/0081).
     """
 
-    def __init__(self, documents: Documents, wakeups: Wakeups, clock: Clock, in_turn: InTurn) -> None:
+    def __init__(
+        self,
+        documents: Documents,
+        wakeups: Wakeups,
+        clock: Clock,
+        in_turn: InTurn,
+        owed: Callable[[Sequence[Delivery]], None] | None = None,
+    ) -> None:
+        """`owed` is told of every delivery that was written."""
         self._documents = documents
+        self._owed = owed
         self._wakeups = wakeups
         self._in_turn = in_turn
         self._routes = Routes(documents)
@@ -278,6 +287,8 @@ class LedgerStore:
         self._announce_owed(change.deliveries)
 
     def _announce_owed(self, deliveries: Sequence[Delivery]) -> None:
+        if self._owed is not None:
+            self._owed(deliveries)
         if any(delivery.status is DeliveryStatus.OWED for delivery in deliveries):
             self._wakeups.announce("deliveries")
 
