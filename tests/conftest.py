@@ -4,7 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from shutil import which
 
@@ -24,12 +25,28 @@ def pytest_runtest_makereport(
     return report
 
 
+StartEdge = Callable[..., AbstractContextManager[Mapping[str, str]]]
+
+
 @pytest.fixture(scope="session")
-def edge_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
-    """The edge in real workerd, once for all tests of a run, and the settings of a worker for it."""
+def start_edge() -> StartEdge:
+    """`with start_edge(directory, *options, key=...)`: an edge in real workerd, and a worker's settings for it."""
     if which("npm") is None:
         pytest.skip("the edge needs node and npm")
-    directory = tmp_path_factory.mktemp("edge")
+    return _running_edge
+
+
+@pytest.fixture(scope="session")
+def edge_settings(
+    start_edge: StartEdge, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mapping[str, str]]:
+    """One edge for all tests of a run."""
+    with start_edge(tmp_path_factory.mktemp("edge"), "--tend", "4") as settings:
+        yield settings
+
+
+@contextmanager
+def _running_edge(directory: Path, *options: str, key: str | None = None) -> Iterator[Mapping[str, str]]:
     settings, log = directory / "dev.env", directory / "wrangler.log"
     process = subprocess.Popen(
         [
@@ -41,12 +58,12 @@ def edge_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[
             settings,
             "--log",
             log,
-            "--tend",
-            "4",
+            *options,
         ],
         stdout=subprocess.PIPE,
         start_new_session=True,
         text=True,
+        env=os.environ | ({"KEY": key} if key else {}),
     )
     with process:
         try:
