@@ -16,7 +16,7 @@ from overnight.adapters.cloudflare.documents import (
     text,
 )
 from overnight.domain.job import Delivery, DeliveryStatus, Session
-from tending import is_owing, tend
+from tending import Looked, is_owing, looked, tend
 
 TABLES = (
     "CREATE TABLE IF NOT EXISTS documents (key TEXT PRIMARY KEY, version INTEGER NOT NULL, body TEXT NOT NULL)",
@@ -27,8 +27,8 @@ NEXT = "UPDATE counter SET version = version + 1 RETURNING version"
 PUT = "INSERT OR REPLACE INTO documents VALUES (?, ?, ?)"
 GET = "SELECT key, version, body FROM documents WHERE key = ?"
 SPAN = "SELECT key, version, body FROM documents WHERE key > ? AND key < ? ORDER BY key LIMIT ?"
-SEEN = "lease"
-"""The lease that the last alarm saw, kept beside the documents: an object is soon put to sleep."""
+LOOKED = "looked"
+"""What the last alarm saw, kept beside the documents: an object is soon put to sleep."""
 LAST = "\U0010ffff"
 
 
@@ -62,9 +62,11 @@ class Ledger(DurableObject):
         if not found:
             return
         session = codec.decode(Session, found[codec.SESSION])
-        looked = await tend(this_edge(), session.line, self._owing(), await self._storage.get(SEEN))
-        await self._storage.put(SEEN, looked.lease or "")
-        if looked.again or self._owes():
+        kept = await self._storage.get(LOOKED)
+        before = looked.decode(kept) if isinstance(kept, str) else Looked()
+        after = await tend(this_edge(), session.line, self._owing(), before)
+        await self._storage.put(LOOKED, text(after))
+        if session.line or self._owes():
             await self._set_alarm()
 
     async def _set_alarm(self) -> None:

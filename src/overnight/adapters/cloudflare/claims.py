@@ -31,9 +31,10 @@ class Standing:
 
 
 class Claims:
-    def __init__(self, documents: Documents, clock: Clock) -> None:
+    def __init__(self, documents: Documents, clock: Clock, patience: float = PATIENCE_SECONDS) -> None:
         self._documents = documents
         self._clock = clock
+        self._patience = patience
 
     async def look(self, idempotency: Idempotency) -> Standing:
         """Raises IdempotencyConflict, StorageError."""
@@ -69,7 +70,7 @@ class Claims:
         """The job that was claimed for, or None once it is sure that it never comes."""
         name, key = codec.session_object(claim.session_id), codec.JOBS + claim.job_id
         waited = 0.0
-        while waited < PATIENCE_SECONDS:
+        while waited < self._patience:
             found = await self._documents.read(name, Read(keys=[key, codec.SESSION]))
             if key in found:
                 return _snapshot(found[key], found.get(codec.SESSION))
