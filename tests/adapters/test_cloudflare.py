@@ -22,19 +22,22 @@ from overnight.adapters.cloudflare.messages import (
     size,
 )
 from overnight.adapters.cloudflare.owed import OwnIndex
+from overnight.adapters.cloudflare.owners import Owners
 from overnight.adapters.cloudflare.polling import LookingWakeups
 from overnight.adapters.memory import MemoryWakeups
 from overnight.adapters.system import SystemClock, SystemEntropy
 from overnight.domain.delivery import owe
-from overnight.domain.errors import IdempotencyConflict
+from overnight.domain.errors import IdempotencyConflict, TooManyJobs
 from overnight.domain.job import DeliveryStatus, Job, JobRequest, Session, Status
+from overnight.domain.keys import KeyLimits
+from overnight.domain.standing import room_to_wait
 from overnight.ports import Idempotency, StorageFailed
 
 KEY = Idempotency(key="k", fingerprint="f")
 
 
 class MemoryDocuments:
-    """The port `Documents`; it keeps no spans, because nothing here asks for any."""
+    """The port `Documents`."""
 
     def __init__(self) -> None:
         self._objects: dict[str, dict[str, Document]] = {}
@@ -42,7 +45,11 @@ class MemoryDocuments:
 
     async def read(self, name: str, read: Read) -> Mapping[str, Document]:
         held = self._objects.get(name, {})
-        return {key: held[key] for key in read.keys if key in held}
+        keys = [key for key in read.keys if key in held]
+        for span in read.spans:
+            inside = (key for key in sorted(held) if key.startswith(span.prefix) and key > span.after)
+            keys += list(inside)[: span.limit]
+        return {key: held[key] for key in keys}
 
     async def write(self, name: str, batch: Batch) -> bool:
         held = self._objects.setdefault(name, {})
@@ -199,3 +206,38 @@ async def test_a_worker_knows_what_it_owes_until_it_is_delivered(entropy: System
 async def test_without_keys_nobody_gets_in(secret: str | None) -> None:
     with pytest.raises(StorageFailed, match="OVERNIGHT_KEYS"):
         await SecretKeys(secret).keys()
+
+
+class TestOwners:
+    """What a crash left in an owner's object locks nobody out."""
+
+    @pytest.fixture
+    def documents(self) -> MemoryDocuments:
+        return MemoryDocuments()
+
+    async def test_an_entry_whose_job_never_came_is_mended_by_whoever_it_refuses(
+        self, documents: MemoryDocuments, entropy: SystemEntropy
+    ) -> None:
+        check = room_to_wait(KeyLimits(max_queued=1), max_queued_by_all=100, now=0.0)
+        await Owners(documents, FixedClock(0.0)).reserve(made_job(entropy), check)
+        with pytest.raises(TooManyJobs):
+            await Owners(documents, FixedClock(1.0)).reserve(made_job(entropy), check)
+        await Owners(documents, FixedClock(60.0)).reserve(made_job(entropy), check)
+
+    async def test_an_entry_that_is_right_stays(
+        self, documents: MemoryDocuments, entropy: SystemEntropy
+    ) -> None:
+        check, job = room_to_wait(KeyLimits(max_queued=1), max_queued_by_all=100, now=0.0), made_job(entropy)
+        await Owners(documents, FixedClock(0.0)).reserve(job, check)
+        put = {codec.JOBS + job.job_id: codec.encode(job)}
+        await documents.write(codec.session_object(job.session_id), Batch(put=put))
+        with pytest.raises(TooManyJobs):
+            await Owners(documents, FixedClock(60.0)).reserve(made_job(entropy), check)
+
+
+class FixedClock:
+    def __init__(self, now: float) -> None:
+        self._now = now
+
+    def now(self) -> float:
+        return self._now

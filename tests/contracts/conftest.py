@@ -102,18 +102,8 @@ def entropy() -> Entropy:
 
 OF_A_LEDGER = {"test_job_store", "test_job_store_sessions", "test_owners"}
 """The suites of what the ledger claims to be."""
-NEEDS_ALL_SESSIONS = {
-    "test_a_check_sees_how_the_owner_stands",
-    "test_the_standing_stays_right_when_sessions_are_erased",
-    "test_a_refused_job_leaves_nothing_behind",
-    "test_a_limit_holds_when_many_come_at_once",
-    "test_the_whole_queue_has_a_limit",
-    "test_no_more_jobs_of_an_owner_run_than_the_key_allows",
-    "test_the_money_of_a_day_is_spent_until_midnight",
-}
-"""How an owner stands needs a view over sessions, which the ledger does not claim (docs/decisions/0081)."""
-
-
+NEEDS_ALL_SESSIONS = {"test_a_check_sees_how_the_owner_stands", "test_the_whole_queue_has_a_limit"}
+"""How many jobs wait for all owners no object of a ledger knows (docs/decisions/0081)."""
 NOT_KEPT_BY_CLOUDFLARE = {
     "test_bells_come_earliest_first_and_no_more_than_asked_for",
     "test_a_receipt_that_is_no_longer_current_is_ignored",

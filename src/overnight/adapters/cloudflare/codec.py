@@ -65,6 +65,10 @@ def claim_object(idempotency: Idempotency) -> str:
     return f"claim:{hashlib.sha256(named.encode()).hexdigest()}"
 
 
+def owner_object(owner: str) -> str:
+    return f"owner:{hashlib.sha256(owner.encode()).hexdigest()}"
+
+
 def route_object(identifier: str) -> str:
     """Routes are spread over a fixed number of objects, so that none of them is a bottleneck."""
     shard = int.from_bytes(hashlib.sha256(identifier.encode()).digest()[:4], "big") % ROUTE_OBJECTS

@@ -13,9 +13,10 @@ from overnight.adapters.cloudflare import codec
 from overnight.adapters.cloudflare.claims import Claims
 from overnight.adapters.cloudflare.codec import Route
 from overnight.adapters.cloudflare.documents import ABSENT, Batch, Document, Documents, Read, Span
+from overnight.adapters.cloudflare.owners import Owners
 from overnight.adapters.cloudflare.routes import Routes
 from overnight.adapters.cloudflare.turns import InTurn
-from overnight.domain.errors import DeliveryNotFound, JobNotFound, SessionNotFound
+from overnight.domain.errors import DeliveryNotFound, JobNotFound, Refused, SessionNotFound
 from overnight.domain.job import (
     Change,
     Delivery,
@@ -26,7 +27,7 @@ from overnight.domain.job import (
     Session,
     Snapshot,
 )
-from overnight.domain.standing import Check, Standing
+from overnight.domain.standing import Check
 from overnight.domain.transitions import Admit, Decide
 from overnight.ports import Clock, Created, Idempotency, StorageBusy, Wakeups
 
@@ -47,8 +48,8 @@ Found = Mapping[str, Document]
 class LedgerStore:
     """The port `JobStore`. The bells of a change are left to the caller.
 
-    It sees one session at a time, so a `check` is told of the session of the job, not of all that the owner has
-    (docs/decisions/0081).
+    A `check` is told how the owner stands, but not how many jobs wait for all owners: `queued_by_all` are the
+    owner's own (docs/decisions/0081).
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class LedgerStore:
         self._in_turn = in_turn
         self._routes = Routes(documents)
         self._claims = Claims(documents, clock)
+        self._owners = Owners(documents, clock)
         self._calls: set[asyncio.Task[Any]] = set()
 
     async def settle(self) -> None:
@@ -154,16 +156,41 @@ class LedgerStore:
                     return Created(change=_as_it_is(known.replay), replayed=True)
                 found = await self._documents.read(name, Read(keys=[codec.SESSION]))
                 change = admit(_session(found))
-                _hold_to(check, change)
                 version = known.version if known is not None else ABSENT
                 if idempotency and not await self._claims.take(idempotency, change.job, version=version):
                     continue
-                if await self._write_new(name, found, change, request, idempotency):
+                if await self._admitted(name, found, change, request, idempotency, check):
+                    await self._owners.follow(None, change.job, reserved=check is not None)
                     self._announce(change)
                     return Created(change=change, replayed=False)
-                if idempotency is not None:
-                    await self._claims.free(codec.claim_object(idempotency), change.job.job_id)
         raise _too_busy()
+
+    async def _admitted(
+        self,
+        name: str,
+        found: Found,
+        change: Change,
+        request: JobRequest,
+        idempotency: Idempotency | None,
+        check: Check | None,
+    ) -> bool:
+        """Make room for the job and write it. What was taken for one that was surely not written is given back."""
+        try:
+            if check is not None:
+                await self._owners.reserve(change.job, check)
+            written = await self._write_new(name, found, change, request, idempotency)
+        except Refused:
+            await self._give_back(change.job, idempotency, check)
+            raise
+        if not written:
+            await self._give_back(change.job, idempotency, check)
+        return written
+
+    async def _give_back(self, job: Job, idempotency: Idempotency | None, check: Check | None) -> None:
+        if idempotency is not None:
+            await self._claims.free(codec.claim_object(idempotency), job.job_id)
+        if check is not None:
+            await self._owners.forget(job.owner, [job.job_id])
 
     async def _write_new(
         self,
@@ -191,8 +218,10 @@ class LedgerStore:
                 change = decide(before.job, before.session)
                 if change is None:
                     return _as_it_is(before)
-                _hold_to(check, change)
+                if check is not None:
+                    await self._owners.reserve(change.job, check)
                 if await self._write_change(name, found, change, before):
+                    await self._owners.follow(before.job, change.job, reserved=check is not None)
                     self._announce(change)
                     return change
         raise _too_busy()
@@ -251,6 +280,9 @@ class LedgerStore:
         job_ids = [key.removeprefix(codec.JOBS) for key in await self._all(name, codec.JOBS)]
         owed = [key.rpartition(":")[2] for key in await self._all(name, codec.DELIVERIES)]
         await self._routes.forget([*job_ids, *owed])
+        session = _session(await self._documents.read(name, Read(keys=[codec.SESSION])))
+        if session is not None:
+            await self._owners.forget(session.owner, job_ids)
         erased = [
             codec.JOBS + job_id for job_id in job_ids
         ]  # named, because the edge's mirror shows them too
@@ -320,15 +352,6 @@ def _version(found: Found, key: str) -> int:
 
 def _as_it_is(snapshot: Snapshot) -> Change:
     return Change(job=snapshot.job, session=snapshot.session)
-
-
-def _hold_to(check: Check | None, change: Change) -> None:
-    if check is not None:
-        waiting = len(change.session.line) - (change.job.job_id in change.session.line)
-        check(
-            change.job,
-            Standing(queued=waiting, processing=0, spent_today_usd=0.0, queued_by_all=waiting),
-        )
 
 
 async def _pause(number: int) -> None:
