@@ -2,10 +2,11 @@
 
 import math
 
+import js
 import msgspec
 from pyodide.ffi import JsException
 
-from overnight.adapters.cloudflare.messages import message_of
+from overnight.adapters.cloudflare.messages import Message, message_of
 from overnight.ports import Clock, JobStore, StorageFailed
 
 MAX_DELAY_SECONDS = 12 * 3600
@@ -25,8 +26,11 @@ class QueueBells:
         message = message_of(job, await self._store.request(job_id))
         delay = min(max(math.ceil(at - self._clock.now()), 0), MAX_DELAY_SECONDS)
         try:
-            await self._queue.send(
-                msgspec.to_builtins(message), {"contentType": "json", "delaySeconds": delay}
-            )
+            await self._queue.send(_as_json(message), {"contentType": "json", "delaySeconds": delay})
         except JsException as error:
             raise StorageFailed("The queue took no message.") from error
+
+
+def _as_json(message: Message):
+    """By way of text: a large number in a schema would become a BigInt, which is no JSON."""
+    return js.JSON.parse(msgspec.json.encode(message).decode())

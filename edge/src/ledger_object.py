@@ -1,5 +1,7 @@
 """One object of the ledger: versioned documents in the SQLite storage of a Durable Object."""
 
+import logging
+
 from workers import DurableObject
 
 from front import this_edge
@@ -16,7 +18,10 @@ from overnight.adapters.cloudflare.documents import (
     text,
 )
 from overnight.domain.job import Delivery, DeliveryStatus, Session
+from overnight.ports import StorageError
 from tending import Looked, is_owing, looked, tend
+
+log = logging.getLogger(__name__)
 
 TABLES = (
     "CREATE TABLE IF NOT EXISTS documents (key TEXT PRIMARY KEY, version INTEGER NOT NULL, body TEXT NOT NULL)",
@@ -64,8 +69,11 @@ class Ledger(DurableObject):
         session = codec.decode(Session, found[codec.SESSION])
         kept = await self._storage.get(LOOKED)
         before = looked.decode(kept) if isinstance(kept, str) else Looked()
-        after = await tend(this_edge(), session.line, self._owing(), before)
-        await self._storage.put(LOOKED, text(after))
+        try:
+            after = await tend(this_edge(), session.line, self._owing(), before)
+            await self._storage.put(LOOKED, text(after))
+        except StorageError:  # the runtime tries a failed alarm again only so often, and then never
+            log.exception("could not look after a session")
         if session.line or self._owes():
             await self._set_alarm()
 

@@ -10,6 +10,7 @@ import pytest
 
 from overnight.adapters.cloudflare.ledger import LedgerStore
 from overnight.adapters.cloudflare.over_http import HttpDocuments, edge_documents
+from overnight.adapters.cloudflare.queue import CloudflareQueue, QueueAddress, cloudflare_queue
 from overnight.adapters.cloudflare.turns import Turns
 from overnight.adapters.memory import MemoryQueue, MemoryStore, MemoryWakeups
 from overnight.adapters.memory_archives import MemoryArchives
@@ -67,6 +68,17 @@ async def ledger(documents: HttpDocuments, clock: Clock) -> AsyncIterator[Ledger
     store = LedgerStore(documents, MemoryWakeups(), clock, Turns())
     yield store
     await store.settle()
+
+
+@pytest.fixture
+async def queue(edge_settings: Mapping[str, str], clock: Clock) -> AsyncIterator[CloudflareQueue]:
+    address = QueueAddress(
+        account_id=edge_settings["CLOUDFLARE_ACCOUNT_ID"],
+        queue_id=edge_settings["OVERNIGHT_CLOUDFLARE_QUEUE_ID"],
+    )
+    url, token = edge_settings["OVERNIGHT_CLOUDFLARE_API_URL"], edge_settings["CLOUDFLARE_API_TOKEN"]
+    async with cloudflare_queue(url, token, address, clock) as consumer:
+        yield consumer
 
 
 @pytest.fixture

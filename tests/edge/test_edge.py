@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -20,17 +20,6 @@ from overnight.ports import Bell, Clock, Entropy, StorageFailed
 
 DONE = Outcome(ending=Ending.DONE, result="forty-two", session_cost_usd=0.25)
 PATIENCE_SECONDS = 30.0
-
-
-@pytest.fixture
-async def queue(edge_settings: Mapping[str, str], clock: Clock) -> AsyncIterator[CloudflareQueue]:
-    address = QueueAddress(
-        account_id=edge_settings["CLOUDFLARE_ACCOUNT_ID"],
-        queue_id=edge_settings["OVERNIGHT_CLOUDFLARE_QUEUE_ID"],
-    )
-    url, token = edge_settings["OVERNIGHT_CLOUDFLARE_API_URL"], edge_settings["CLOUDFLARE_API_TOKEN"]
-    async with cloudflare_queue(url, token, address, clock) as consumer:
-        yield consumer
 
 
 async def submit(edge: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
@@ -65,6 +54,39 @@ async def test_an_accepted_job_rings_in_the_queue(edge: httpx.AsyncClient, queue
     bell = await bell_of(queue, job["job_id"])
     assert bell.rung == 1
     await queue.ack(bell)
+
+
+async def test_a_number_that_javascript_cannot_hold_does_not_stop_the_bell(
+    edge: httpx.AsyncClient, queue: CloudflareQueue, ledger: LedgerStore
+) -> None:
+    schema = {"const": 2**70, "default": None}
+    job = await submit(edge, output_schema=schema)
+    await queue.ack(await bell_of(queue, job["job_id"]))
+    assert (await ledger.request(job["job_id"])).output_schema == schema
+
+
+async def test_a_revoked_token_of_the_queue_is_told_what_to_do(
+    edge_settings: Mapping[str, str], clock: Clock
+) -> None:
+    address = QueueAddress(account_id="offline", queue_id="claude-code-queue")
+    url = edge_settings["OVERNIGHT_CLOUDFLARE_API_URL"]
+    async with cloudflare_queue(url, "revoked", address, clock) as refused:
+        with pytest.raises(StorageFailed, match="CLOUDFLARE_API_TOKEN"):
+            await refused.receive(limit=1, visibility_seconds=1, wait_seconds=0)
+
+
+async def test_a_message_of_somebody_else_is_left_to_the_queue(
+    edge_settings: Mapping[str, str], queue: CloudflareQueue, edge: httpx.AsyncClient
+) -> None:
+    """It comes back until the queue makes a dead letter of it; the bells beside it are received."""
+    account, name = edge_settings["CLOUDFLARE_ACCOUNT_ID"], edge_settings["OVERNIGHT_CLOUDFLARE_QUEUE_ID"]
+    token = {"Authorization": f"Bearer {edge_settings['CLOUDFLARE_API_TOKEN']}"}
+    url = f"{edge_settings['OVERNIGHT_CLOUDFLARE_API_URL']}/accounts/{account}/queues/{name}/messages"
+    async with httpx.AsyncClient(trust_env=False, headers=token) as sender:
+        sent = await sender.post(url, json={"body": {"job_id": "../etc"}, "content_type": "json"})
+    assert sent.status_code == 200
+    job = await submit(edge)
+    await queue.ack(await bell_of(queue, job["job_id"]))
 
 
 async def test_a_large_prompt_travels_by_reference(

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -13,6 +14,9 @@ from typing import Any
 import httpx
 import pytest
 from standardwebhooks import Webhook
+
+from overnight.adapters.cloudflare.queue import CloudflareQueue
+from overnight.ports import Clock
 
 pytestmark = pytest.mark.e2e
 
@@ -196,6 +200,26 @@ async def test_a_killed_workers_job_is_run_again(
     done = await when(edge, job["job_id"], is_final, seconds=90)
     assert (done["status"], done["result"], done["attempt"]) == ("completed", "went on", 2)
     assert "job.worker_lost" in await kinds_of(edge, job["job_id"])
+
+
+async def test_bells_that_ring_twice_for_two_workers_run_each_job_once_and_in_order(
+    edge: httpx.AsyncClient, worker: Callable[[str], Worker], queue: CloudflareQueue, clock: Clock
+) -> None:
+    first = await submit(edge, lines("bash echo one >> order.txt", "answer one"))
+    second = await submit(
+        edge,
+        lines("bash echo two >> order.txt", "bash cat order.txt", "answer two"),
+        session_id=first["session_id"],
+    )
+    for job in (second, first, first, second):
+        await queue.send(job["job_id"], at=clock.now())
+    await asyncio.gather(worker("one").start(), worker("two").start())
+    done = [await when(edge, job["job_id"], is_final) for job in (first, second)]
+    assert [(job["status"], job["attempt"]) for job in done] == [("completed", 1)] * 2
+    assert done[0]["completed_at"] <= done[1]["started_at"]
+    page = (await edge.get(f"/jobs/{second['job_id']}/events")).json()["data"]
+    shown = [event["data"] for event in page if event["type"] == "tool.finished"]
+    assert "one\\ntwo" in json.dumps(shown)
 
 
 async def test_a_cancel_stops_the_run_of_a_worker(
