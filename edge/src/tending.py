@@ -14,7 +14,7 @@ from overnight.domain.errors import JobNotFound, Refused
 from overnight.domain.job import DeliveryStatus, Job, Status
 from overnight.domain.retry import RetryPolicy
 from overnight.domain.transitions import lapse
-from overnight.flows.bells import ring
+from overnight.flows.run_job import ring
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from overnight.domain.job import Change, Delivery, Snapshot
 from overnight.domain.keys import Caller
 from overnight.domain.standing import Check, room_to_wait
 from overnight.domain.transitions import Decide, seen_by
-from overnight.flows.bells import ring
+from overnight.flows.run_job import ring
 from overnight.ports import Clock, Entropy, JobStore, Queue
 
 

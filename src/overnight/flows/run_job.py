@@ -9,7 +9,7 @@ If the worker dies after
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from overnight.archive import ArchiveRefused, Scan
@@ -23,14 +23,13 @@ from overnight.domain.errors import (
     SessionBusy,
     TooEarly,
 )
-from overnight.domain.job import ArchiveRef, Change, Job, JobRequest, Session
+from overnight.domain.job import ArchiveRef, Change, Job, JobRequest, Ring, Session
 from overnight.domain.outcome import Ending, Outcome, failed
 from overnight.domain.prompts import continuation
 from overnight.domain.redaction import Redactor
 from overnight.domain.retry import RetryPolicy
 from overnight.domain.standing import room_to_run
 from overnight.domain.transitions import Decide, finish, requeue, returns_at, start
-from overnight.flows.bells import ring
 from overnight.flows.event_log import EventLog
 from overnight.flows.lease import Holder, RunStop, StopReason
 from overnight.flows.workspace import Saved, SecretsInArchive, Workspaces, WorkspaceUnavailable
@@ -242,6 +241,11 @@ class Runner:
         except OSError:
             # The session's pointer has moved: the alias is a convenience, and the next job publishes it again.
             log.exception("could not publish the archive of session %s", job.session_id)
+
+
+async def ring(queue: Queue, rings: Sequence[Ring]) -> None:
+    for bell in rings:
+        await queue.send(bell.job_id, at=bell.at)
 
 
 def _prompt(request: JobRequest, job: Job) -> str:

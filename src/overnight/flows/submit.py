@@ -6,7 +6,7 @@ from overnight.domain import transitions
 from overnight.domain.job import JobRequest
 from overnight.domain.keys import Caller
 from overnight.domain.standing import room_to_wait
-from overnight.flows.bells import ring
+from overnight.flows.run_job import ring
 from overnight.ports import Clock, Created, Entropy, Idempotency, JobStore, Queue
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from overnight.domain.errors import ErrorCode, JobNotFound, Refused
 from overnight.domain.job import Job, Lease, Status
 from overnight.domain.retry import RetryPolicy
 from overnight.domain.transitions import lapse
-from overnight.flows.bells import ring
+from overnight.flows.run_job import ring
 from overnight.flows.sessions import finish_erasing
 from overnight.flows.workspace import Workspaces
 from overnight.ports import Agent, ArchiveStore, Clock, Entropy, JobIndex, JobStore, Queue, Roster
