@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test lint types audit bench docs lock clean
+.PHONY: help install dev demo edge test lint types audit bench docs lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,7 +15,10 @@ dev: $(VENV)/.dev            ## The same, with what its tests need
 demo: install  ## A real job from prompt to kept session, offline (for real with ANTHROPIC_API_KEY)
 	$(BIN)/python scripts/demo.py
 
-test: dev lint types audit  ## All tests; one that fails is run once more, alone, and that is said
+edge: dev $(VENV)/.edge  ## The Cloudflare front, offline in real workerd, on PORT (8787), opened by KEY
+	$(BIN)/python edge/run.py --port $(or $(PORT),8787) --settings edge/.dev.env
+
+test: dev $(VENV)/.edge lint types audit  ## All tests; one that fails is run once more, alone, and that is said
 	$(BIN)/python -m pytest || { echo "FAILED ABOVE: what failed runs once more, alone; a pass now means a flaky test"; \
 	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
 
@@ -41,7 +44,7 @@ lock:  ## Write the lock files anew (needs uv)
 	uv pip compile -q --universal --generate-hashes --no-annotate --no-header --python-version 3.11 --all-extras --group pyproject.toml:dev pyproject.toml -o requirements-dev.lock
 
 clean:  ## Remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo edge/node_modules edge/python_modules edge/.pyodide
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -55,4 +58,8 @@ $(VENV)/.installed: requirements.lock pyproject.toml scripts/packages.sh | $(BIN
 $(VENV)/.dev: $(VENV)/.installed requirements-dev.lock
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	sh scripts/packages.sh unzip=unzip zip=zip ip=iproute2 strace=strace 7z=p7zip-full bsdtar=libarchive-tools git=git
+	@touch $@
+
+$(VENV)/.edge: edge/package-lock.json edge/requirements.txt edge/bundle.py edge/prepare.py $(VENV)/.dev
+	$(BIN)/python edge/prepare.py
 	@touch $@

@@ -1,10 +1,17 @@
 """A missing tool (bubblewrap, namespaces, unzip) skips a test on a laptop and fails it in CI."""
 
 import os
-from collections.abc import Generator
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from shutil import which
 
 import pytest
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -38,3 +45,65 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             yellow=True,
             bold=True,
         )
+
+
+StartEdge = Callable[..., AbstractContextManager[Mapping[str, str]]]
+
+
+@pytest.fixture(scope="session")
+def start_edge() -> StartEdge:
+    """`with start_edge(directory, *options, key=...)`: an edge in real workerd, and a worker's settings for it."""
+    if which("npm") is None:
+        pytest.skip("the edge needs node and npm")
+    return _running_edge
+
+
+@pytest.fixture(scope="session")
+def edge_settings(
+    start_edge: StartEdge, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mapping[str, str]]:
+    """One edge for all tests of a run."""
+    with start_edge(tmp_path_factory.mktemp("edge"), "--tend", "4") as settings:
+        yield settings
+
+
+@contextmanager
+def _running_edge(directory: Path, *options: str, key: str | None = None) -> Iterator[Mapping[str, str]]:
+    settings, log = directory / "dev.env", directory / "wrangler.log"
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            ROOT / "edge" / "run.py",
+            "--port",
+            "0",
+            "--settings",
+            settings,
+            "--log",
+            log,
+            *options,
+        ],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+        env=os.environ | ({"KEY": key} if key else {}),
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("edge: "), log.read_text() if log.exists() else ""
+            lines = (line for line in settings.read_text().splitlines() if not line.startswith("#"))
+            yield {name: value.strip("'") for name, _, value in (line.partition("=") for line in lines)}
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            finally:
+                _kill_group(process.pid)
+
+
+def _kill_group(leader: int) -> None:
+    """Whatever it left behind: they are in the group that was made for it."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        return

@@ -48,6 +48,7 @@ ONLY = {
     "starlette": {"api", "agent/gateway", "rehearsal"},
     "uvicorn": {"serving"},
     "typer": {"cli"},
+    "cloudflare": {"adapters/cloudflare/queue"},
     "rich": {"cli"},
     "pydantic": {"settings", "wiring"},
     "pydantic_settings": {"settings"},

@@ -29,6 +29,9 @@ SECRETS = (
     "SUPABASE_ANON_KEY",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
+    "OVERNIGHT_LEDGER_TOKEN",
+    "OVERNIGHT_KEYS",
+    "CLOUDFLARE_API_TOKEN",
 )
 """Variables that are taken out of the process's environment once they are read."""
 
@@ -303,6 +306,32 @@ class Settings(BaseSettings):
         (),
         description="Networks, as CIDR, comma separated, that webhooks may go to although they are private.",
     )
+
+    edge_url: str | None = Field(
+        None,
+        description="The edge (docs/edge.md) whose jobs `overnight worker` runs; without it, those of a service on "
+        "this machine.",
+    )
+    ledger_token: SecretStr | None = Field(None, description="What opens the edge's ledger to this worker.")
+    keys: SecretStr | None = Field(
+        None,
+        description="The edge's API keys as it has them, hashed: a worker signs webhooks with their secrets.",
+    )
+    cloudflare_account_id: str | None = Field(
+        None,
+        validation_alias=AliasChoices("CLOUDFLARE_ACCOUNT_ID"),
+        description="The account of the edge's queue.",
+    )
+    cloudflare_api_token: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("CLOUDFLARE_API_TOKEN"),
+        description="A token with the permissions Queues Read and Write.",
+    )
+    cloudflare_api_url: str = Field(
+        "https://api.cloudflare.com/client/v4",
+        description="Cloudflare's API, which the queue is pulled from.",
+    )
+    cloudflare_queue_id: str | None = Field(None, description="The id of the queue `claude-code-queue`.")
 
     @field_validator(
         "retry_delays",

@@ -4,14 +4,20 @@
 """
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import pytest
 
+from overnight.adapters.cloudflare import codec
+from overnight.adapters.cloudflare.documents import Batch, Document, Documents, Read, Span
+from overnight.adapters.cloudflare.ledger import LedgerStore
+from overnight.adapters.cloudflare.over_http import edge_documents
+from overnight.adapters.cloudflare.queue import QueueAddress, cloudflare_queue
+from overnight.adapters.cloudflare.turns import Turns
 from overnight.adapters.memory import MemoryQueue, MemoryStore, MemoryWakeups
 from overnight.adapters.memory_keys import MemoryKeys
 from overnight.adapters.sqlite.database import open_database
@@ -23,11 +29,13 @@ from overnight.adapters.sqlite.store import SqliteStore
 from overnight.adapters.sqlite.wakeups import open_wakeups
 from overnight.adapters.system import SystemEntropy
 from overnight.domain.ids import uuid4, uuid7
-from overnight.domain.job import Job, JobRequest
+from overnight.domain.job import Delivery, Job, JobRequest, Session
 from overnight.domain.keys import LOCAL, Caller
 from overnight.domain.standing import Check
 from overnight.domain.transitions import submit
 from overnight.ports import Clock, Entropy, Idempotency, JobIndex, JobStore, KeyStore, Owners, Queue, Wakeups
+from overnight.rehearsal.pull_queue import pull_queue_app
+from overnight.serving import listen, serving, url_of
 
 
 class ShiftedClock:
@@ -94,7 +102,34 @@ def entropy() -> Entropy:
     return SystemEntropy()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+OF_A_LEDGER = {"test_job_store", "test_job_store_sessions", "test_owners"}
+"""The suites of what the ledger claims to be."""
+NEEDS_ALL_SESSIONS = {"test_a_check_sees_how_the_owner_stands", "test_the_whole_queue_has_a_limit"}
+"""How many jobs wait for all owners no object of a ledger knows (docs/decisions/0081)."""
+NOT_KEPT_BY_CLOUDFLARE = {
+    "test_bells_come_earliest_first_and_no_more_than_asked_for",
+    "test_a_receipt_that_is_no_longer_current_is_ignored",
+}
+"""Its queue keeps no order, and takes late acks (docs/decisions/0082)."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "pair" in metafunc.fixturenames:
+        adapters = ["memory", "sqlite"]
+        if (
+            metafunc.module.__name__.rpartition(".")[2] in OF_A_LEDGER
+            and metafunc.function.__name__ not in NEEDS_ALL_SESSIONS
+        ):
+            adapters.append("ledger")
+        if (
+            metafunc.module.__name__.rpartition(".")[2] == "test_queue"
+            and metafunc.function.__name__ not in NOT_KEPT_BY_CLOUDFLARE
+        ):
+            adapters.append("cloudflare")
+        metafunc.parametrize("pair", adapters, indirect=True)
+
+
+@pytest.fixture
 async def pair(
     request: pytest.FixtureRequest, tmp_path: Path, clock: Clock, entropy: Entropy
 ) -> AsyncIterator[Pair]:
@@ -102,6 +137,11 @@ async def pair(
         if request.param == "memory":
             memory = in_memory(clock, entropy)
             yield Pair(memory, memory)
+        elif request.param == "cloudflare":
+            yield await pulled(stack, clock, entropy)
+        elif request.param == "ledger":
+            settings = request.getfixturevalue("edge_settings")
+            yield await on_the_edge(stack, settings, clock, entropy)
         else:
             yield Pair(
                 await on_sqlite(stack, tmp_path, clock, entropy),
@@ -133,6 +173,106 @@ async def on_sqlite(stack: AsyncExitStack, data_dir: Path, clock: Clock, entropy
         wakeups=wakeups,
         keys=SqliteKeys(database),
     )
+
+
+async def on_the_edge(
+    stack: AsyncExitStack, settings: Mapping[str, str], clock: Clock, entropy: Entropy
+) -> Pair:
+    """Two ledgers over two connections. What one process writes, the wakeups of another learn by looking, so
+    here both share theirs; queue and keys are not of a ledger."""
+    reached = [
+        await stack.enter_async_context(
+            edge_documents(settings["OVERNIGHT_EDGE_URL"], settings["OVERNIGHT_LEDGER_TOKEN"])
+        )
+        for _ in range(2)
+    ]
+    wakeups, own = MemoryWakeups(), OwnObjects(entropy.token())
+    backends = []
+    for documents in reached:
+        seen = SeenDocuments(documents, own)
+        store = LedgerStore(seen, wakeups, clock, Turns())
+        stack.push_async_callback(store.settle)
+        backends.append(
+            Backend(
+                store=store,
+                index=cast("JobIndex", LedgerIndex(seen, wakeups, clock)),
+                owners=store,
+                queue=MemoryQueue(wakeups, clock, entropy),
+                wakeups=wakeups,
+                keys=MemoryKeys(),
+            )
+        )
+    return Pair(*backends)
+
+
+async def pulled(stack: AsyncExitStack, clock: Clock, entropy: Entropy) -> Pair:
+    """Two pull consumers of one queue, by the official client over a socket. The rest is in memory."""
+    token, listener = entropy.token(), listen("127.0.0.1", 0)
+    stack.callback(listener.close)
+    await stack.enter_async_context(serving(pull_queue_app(token, clock.now), listener, grace_seconds=1.0))
+    address = QueueAddress(account_id="a", queue_id="q")
+    one, two = [
+        await stack.enter_async_context(cloudflare_queue(url_of(listener), token, address, clock))
+        for _ in range(2)
+    ]
+    memory = in_memory(clock, entropy)
+    return Pair(replace(memory, queue=one), replace(memory, queue=two))
+
+
+@dataclass
+class OwnObjects:
+    """The objects of one test: its names are its own, and those of sessions are remembered."""
+
+    prefix: str
+    sessions: set[str] = field(default_factory=set)
+
+    def named(self, name: str) -> str:
+        if name.startswith("session:"):
+            self.sessions.add(name)
+        return self.prefix + name
+
+
+@dataclass
+class SeenDocuments:
+    documents: Documents
+    own: OwnObjects
+
+    async def read(self, name: str, read: Read) -> Mapping[str, Document]:
+        return await self.documents.read(self.own.named(name), read)
+
+    async def write(self, name: str, batch: Batch) -> bool:
+        return await self.documents.write(self.own.named(name), batch)
+
+
+@dataclass
+class LedgerIndex:
+    """Looks at all that the test has written, as the index over all sessions that a ledger has not."""
+
+    seen: SeenDocuments
+    wakeups: Wakeups
+    clock: Clock
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[object]]:
+        async def look(*args: object, **options: object) -> object:
+            found = MemoryStore(self.wakeups, self.clock)
+            for session in sorted(self.seen.own.sessions):
+                await self._load(found, session)
+            return await getattr(found, name)(*args, **options)
+
+        return look
+
+    async def _load(self, found: MemoryStore, name: str) -> None:
+        documents = await self.seen.read(name, Read(spans=[Span("", limit=10_000)]))
+        for key, document in documents.items():
+            if key == codec.SESSION:
+                session = codec.decode(Session, document.body)
+                found._sessions[session.session_id] = session
+            elif key.startswith(codec.JOBS) and document.body != codec.ABANDONED:
+                job = codec.decode(Job, document.body)
+                found._jobs[job.job_id] = job
+            elif key.startswith(codec.DELIVERIES):
+                delivery = codec.decode(Delivery, document.body)
+                found._deliveries[delivery.delivery_id] = delivery
 
 
 @pytest.fixture

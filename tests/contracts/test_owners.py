@@ -210,7 +210,10 @@ async def test_no_more_jobs_of_an_owner_run_than_the_key_allows(
 ) -> None:
     one, two = [await submitted(store, caller=named("alice", max_running=1)) for _ in range(2)]
     done = await asyncio.gather(*(begun(store, job, clock) for job in (one, two)), return_exceptions=True)
-    assert [isinstance(each, OwnerBusy) for each in done] == [False, True]
+    busy = [isinstance(each, OwnerBusy) for each in done]
+    assert sorted(busy) == [False, True]
+    if busy[0]:  # which of them wins is nobody's promise
+        one, two = two, one
     assert (await store.snapshot(two.job_id)).job.attempt == 0
     assert (await begun(store, await submitted(store, caller=BOB), clock)).attempt == 1
     await ended(store, one, clock, entropy)

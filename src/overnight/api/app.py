@@ -1,7 +1,7 @@
 """The HTTP API as an ASGI application."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from starlette.applications import Starlette
@@ -16,7 +16,7 @@ from overnight.api import pages, service
 from overnight.api.access import Gate
 from overnight.api.front import Front
 from overnight.api.openapi import document
-from overnight.api.operations import OPERATIONS
+from overnight.api.operations import OPERATIONS, Operation
 from overnight.api.parts import ApiParts, Call, Limits, Readiness
 from overnight.api.problems import Code, Problem
 from overnight.domain.keys import Scope
@@ -24,9 +24,9 @@ from overnight.domain.keys import Scope
 __all__ = ["ApiParts", "Limits", "Readiness", "close_streams", "create_app"]
 
 
-def create_app(parts: ApiParts) -> Starlette:
+def create_app(parts: ApiParts, operations: Sequence[Operation] = OPERATIONS) -> Starlette:
     """Call `close_streams` before stopping the server: a stream of events would keep it from ending."""
-    calls, gate = _calls(parts), Gate(parts)
+    calls, gate = _calls(parts, operations), Gate(parts)
     front = Middleware(
         Front,
         allowed_hosts=parts.allowed_hosts,
@@ -80,12 +80,12 @@ async def _nothing_here(scope: AsgiScope, receive: Receive, send: Send) -> None:
     raise Problem(Code.NOT_FOUND)
 
 
-def _calls(parts: ApiParts) -> dict[str, dict[str, _Guarded]]:
+def _calls(parts: ApiParts, operations: Sequence[Operation]) -> dict[str, dict[str, _Guarded]]:
     """Path to method to call, the busiest path first: routes are tried in order."""
     calls: dict[str, dict[str, _Guarded]] = {}
-    for operation in OPERATIONS:
+    for operation in operations:
         calls.setdefault(operation.path, {})[operation.method] = (operation.call, operation.needs)
-    described = document(version=parts.version, limits=parts.limits)
+    described = document(version=parts.version, limits=parts.limits, operations=operations)
     calls["/openapi.json"] = {"GET": _fixed(msgspec.json.encode(described), "application/json")}
     calls["/docs"] = {"GET": _fixed(pages.reference(described).encode(), "text/html")}
     calls["/docs/problems"] = {"GET": _fixed(pages.problems().encode(), "text/html")}

@@ -24,6 +24,11 @@ _SAFE_MESSAGE = re.compile(
     re.DOTALL,
 )
 """msgspec's messages that hold nothing of the input: those about unknown fields and enum values do."""
+MAX_DEPTH = 256
+"""Levels of nesting. A parser stops by itself where it runs out of stack, but in WebAssembly (the edge) that is the
+end of the process, not an exception."""
+_NESTING = re.compile(rb'"(?:[^"\\]|\\.)*+"?|(?P<open>[\[{])|(?P<close>[\]}])', re.DOTALL)
+"""Strings, which may hold any bracket, and the brackets outside of them."""
 _CHARSETS = frozenset({"", "charset=utf-8", 'charset="utf-8"'})
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 
@@ -88,6 +93,8 @@ async def counted(request: Request, *, limit: int, seconds: float) -> AsyncGener
 
 def decode(body: bytes, decoder: Decoder[T]) -> T:
     """Raises Problem for whatever the body may be."""
+    if _nested_too_deeply(body):
+        raise Problem(Code.INVALID_JSON)
     try:
         value = decoder.decode(body)
         _strict.decode(body.decode())
@@ -96,6 +103,17 @@ def decode(body: bytes, decoder: Decoder[T]) -> T:
     except (ValueError, RecursionError):
         raise Problem(Code.INVALID_JSON) from None
     return value
+
+
+def _nested_too_deeply(body: bytes) -> bool:
+    if body.count(b"{") + body.count(b"[") <= MAX_DEPTH:  # so it is with nearly every body
+        return False
+    depth = 0
+    for found in _NESTING.finditer(body):
+        depth += (found["open"] is not None) - (found["close"] is not None)
+        if depth > MAX_DEPTH:
+            return True
+    return False
 
 
 def _distinct(pairs: Sequence[tuple[str, Any]]) -> None:

@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -68,9 +68,9 @@ EXAMPLE = {"prompt": "Write a program that prints the first ten primes, and run 
 _PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
 
 
-def document(*, version: str, limits: Limits) -> Json:
+def document(*, version: str, limits: Limits, operations: Sequence[Operation] = OPERATIONS) -> Json:
     paths: dict[str, Json] = defaultdict(dict)
-    for operation in OPERATIONS:
+    for operation in operations:
         path = _PARAMETER.sub(r"{\1}", operation.path)
         paths[path][operation.method.lower()] = _operation(operation)
     return {
@@ -83,7 +83,7 @@ def document(*, version: str, limits: Limits) -> Json:
             "refusal is a problem (RFC 9457) with a `code` that stays the same.",
         },
         "paths": dict(paths),
-        "components": {"schemas": _schemas(limits), "securitySchemes": SECURITY_SCHEMES},
+        "components": {"schemas": _schemas(limits, operations), "securitySchemes": SECURITY_SCHEMES},
     }
 
 
@@ -172,15 +172,15 @@ def _reference(view: type[Struct]) -> Json:
     return {"$ref": REF.format(name=view.__name__)}
 
 
-def _schemas(limits: Limits) -> Json:
+def _schemas(limits: Limits, operations: Sequence[Operation]) -> Json:
     views = {
         reply.view
-        for operation in OPERATIONS
+        for operation in operations
         for reply in operation.replies.values()
         if reply.view is not None
     }
-    bodies = {operation.body for operation in OPERATIONS if isinstance(operation.body, type)}
-    queries = {operation.query for operation in OPERATIONS if operation.query is not None}
+    bodies = {operation.body for operation in operations if isinstance(operation.body, type)}
+    queries = {operation.query for operation in operations if operation.query is not None}
     types = sorted(views | bodies | queries | {ProblemView}, key=lambda kind: kind.__name__)
     _, components = msgspec.json.schema_components(types, ref_template=REF)
     seconds = components[ExecuteRequest.__name__]["properties"]["timeout_seconds"]

@@ -16,15 +16,16 @@ from overnight.adapters.sqlite.keys import SqliteKeys
 from overnight.adapters.sqlite.owners import SqliteOwners
 from overnight.adapters.sqlite.queue import SqliteQueue
 from overnight.adapters.sqlite.store import SqliteStore
-from overnight.adapters.sqlite.wakeups import DatagramWakeups, open_wakeups
+from overnight.adapters.sqlite.wakeups import open_wakeups
 from overnight.adapters.system import SystemClock, SystemEntropy
 from overnight.archive import remove_tree
 from overnight.domain.redaction import Redactor
 from overnight.flows.keyring import KeyRing
 from overnight.flows.limits import Budgets
-from overnight.ports import ArchiveStore
+from overnight.ports import ArchiveStore, JobIndex, JobStore, Owners, Queue, Wakeups
 from overnight.settings import Settings
 from overnight.wiring.archives import opened_archives
+from overnight.wiring.cloudflare import edge_parts
 from overnight.wiring.secrets import redactor_of
 
 
@@ -34,13 +35,14 @@ class Base:
     redactor: Redactor
     worker: str
     scratch: Path
-    database: Database
-    store: SqliteStore
-    index: SqliteIndex
-    owners: SqliteOwners
+    database: Database | None
+    """None for a worker of an edge, which keeps the truth in its ledger."""
+    store: JobStore
+    index: JobIndex
+    owners: Owners
     budgets: Budgets
-    queue: SqliteQueue
-    wakeups: DatagramWakeups
+    queue: Queue
+    wakeups: Wakeups
     archives: ArchiveStore
     roster: FileRoster
     clock: SystemClock
@@ -52,38 +54,79 @@ class Base:
 async def opened_base(settings: Settings, redactor: Redactor | None) -> AsyncIterator[Base]:
     """Raises SettingsError, StorageError, OSError."""
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    clock, entropy, host = SystemClock(), SystemEntropy(), socket.gethostname()
+    clock, entropy = SystemClock(), SystemEntropy()
     redactor = redactor or redactor_of(settings)
-    worker = worker_name(host, os.getpid(), entropy.session_id()[:8])
     async with (
         open_database(settings.data) as database,
         open_wakeups(database, MemoryWakeups(), entropy) as wakeups,
         opened_archives(settings) as archives,
     ):
-        with contextlib.closing(FileRoster(settings.data, host)) as roster:
-            roster.enroll(worker)
-            owners = SqliteOwners(database)
-            keys = KeyRing(SqliteKeys(database), clock, learn=partial(redactor.learn, "webhook_secret"))
-            await keys.refresh()
-            with _scratch(settings.data / "scratch", worker, roster) as scratch:
-                yield Base(
-                    settings=settings,
-                    redactor=redactor,
-                    worker=worker,
-                    scratch=scratch,
-                    database=database,
-                    store=SqliteStore(database, wakeups, clock),
-                    index=SqliteIndex(database),
-                    owners=owners,
-                    budgets=Budgets(owners, clock),
-                    queue=SqliteQueue(database, wakeups, clock, entropy),
-                    wakeups=wakeups,
-                    archives=archives,
-                    roster=roster,
-                    clock=clock,
-                    entropy=entropy,
-                    keys=keys,
-                )
+        owners = SqliteOwners(database)
+        keys = KeyRing(SqliteKeys(database), clock, learn=partial(redactor.learn, "webhook_secret"))
+        await keys.refresh()
+        with _enrolled(settings, entropy) as (worker, roster, scratch):
+            yield Base(
+                settings=settings,
+                redactor=redactor,
+                worker=worker,
+                scratch=scratch,
+                database=database,
+                store=SqliteStore(database, wakeups, clock),
+                index=SqliteIndex(database),
+                owners=owners,
+                budgets=Budgets(owners, clock),
+                queue=SqliteQueue(database, wakeups, clock, entropy),
+                wakeups=wakeups,
+                archives=archives,
+                roster=roster,
+                clock=clock,
+                entropy=entropy,
+                keys=keys,
+            )
+
+
+@contextlib.asynccontextmanager
+async def opened_edge_base(settings: Settings, redactor: Redactor | None) -> AsyncIterator[Base]:
+    """The same for a worker of an edge. Raises SettingsError, OSError."""
+    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    clock, entropy = SystemClock(), SystemEntropy()
+    redactor = redactor or redactor_of(settings)
+    async with (
+        edge_parts(settings, MemoryWakeups(), clock) as edge,
+        opened_archives(settings) as archives,
+    ):
+        keys = KeyRing(edge.keys, clock, learn=partial(redactor.learn, "webhook_secret"))
+        await keys.refresh()
+        with _enrolled(settings, entropy) as (worker, roster, scratch):
+            yield Base(
+                settings=settings,
+                redactor=redactor,
+                worker=worker,
+                scratch=scratch,
+                database=None,
+                store=edge.store,
+                index=edge.index,
+                owners=edge.store,
+                budgets=Budgets(edge.store, clock),
+                queue=edge.queue,
+                wakeups=edge.wakeups,
+                archives=archives,
+                roster=roster,
+                clock=clock,
+                entropy=entropy,
+                keys=keys,
+            )
+
+
+@contextlib.contextmanager
+def _enrolled(settings: Settings, entropy: SystemEntropy) -> Iterator[tuple[str, FileRoster, Path]]:
+    """This process's name, the roster that knows it, and its directory for files on their way."""
+    host = socket.gethostname()
+    worker = worker_name(host, os.getpid(), entropy.session_id()[:8])
+    with contextlib.closing(FileRoster(settings.data, host)) as roster:
+        roster.enroll(worker)
+        with _scratch(settings.data / "scratch", worker, roster) as scratch:
+            yield worker, roster, scratch
 
 
 @contextlib.contextmanager

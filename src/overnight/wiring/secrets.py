@@ -16,6 +16,8 @@ def redactor_of(settings: Settings) -> Redactor:
         "supabase_key": settings.supabase_key,
         "aws_secret_access_key": settings.aws_secret_access_key,
         "aws_session_token": settings.aws_session_token,
+        "ledger_token": settings.ledger_token,
+        "cloudflare_api_token": settings.cloudflare_api_token,
     }
     secrets = {kind: secret.get_secret_value() for kind, secret in loaded.items() if secret is not None}
     return Redactor({**secrets, "webhook_secret": webhook_secret(settings)}, shapes=settings.redact_shapes)

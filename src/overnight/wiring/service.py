@@ -15,7 +15,7 @@ from overnight.settings import Settings
 from overnight.wiring.access import refuse_public
 from overnight.wiring.agent import opened_agent
 from overnight.wiring.api import api_parts
-from overnight.wiring.base import opened_base
+from overnight.wiring.base import opened_base, opened_edge_base
 from overnight.wiring.running import Running
 from overnight.wiring.work import working
 
@@ -49,9 +49,10 @@ async def running_service(
 
 @contextlib.asynccontextmanager
 async def running_worker(settings: Settings, *, redactor: Redactor | None = None) -> AsyncIterator[Running]:
-    """A worker alone, for the jobs in the data directory of a service on this machine."""
+    """A worker alone, for the jobs of an edge, or else of a service on this machine (in its data directory)."""
     async with contextlib.AsyncExitStack() as stack:
-        base = await stack.enter_async_context(opened_base(settings, redactor))
+        opened = opened_base if settings.edge_url is None else opened_edge_base
+        base = await stack.enter_async_context(opened(settings, redactor))
         agent, upstream = await stack.enter_async_context(opened_agent(base))
         running = Running("", _banner(settings, agent, upstream))
         await stack.enter_async_context(working(base, agent, running))

@@ -33,6 +33,8 @@ Chore = tuple[float, Callable[[], Awaitable[None]], str]
 
 LONGEST_SWEEP_PAUSE = 1.0
 """A lapsed lease is seen by one sweep and taken back by the next: a lost job runs again two seconds later."""
+EDGE_SWEEP_PAUSE = 30.0
+"""A worker of an edge has only its own leftovers to clear; lost jobs are the ledger's alarm's."""
 
 
 @contextlib.asynccontextmanager
@@ -41,10 +43,9 @@ async def working(base: Base, agent: ClaudeAgent, running: Running) -> AsyncIter
     workspaces, leaving = _workspaces(base), running.leaving
     runner = _runner(base, agent, workspaces)
     async with asyncio.TaskGroup() as tasks:
-        daemons = [
-            tasks.create_task(_notifier(base).run()),
-            tasks.create_task(_stop_on_failure(base.database, running)),
-        ]
+        daemons = [tasks.create_task(_notifier(base).run())]
+        if base.database is not None:
+            daemons.append(tasks.create_task(_stop_on_failure(base.database, running)))
         for seconds, act, what in _chores(base, agent, workspaces):
             tasks.create_task(every(seconds, act, what=what, leaving=leaving))
         loop = tasks.create_task(_work(base, agent, runner, leaving))
@@ -59,6 +60,8 @@ async def working(base: Base, agent: ClaudeAgent, running: Running) -> AsyncIter
 
 def _chores(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Iterator[Chore]:
     sweep_pause = min(base.settings.lease_seconds / 3, LONGEST_SWEEP_PAUSE)
+    if base.database is None:
+        sweep_pause = EDGE_SWEEP_PAUSE
     yield sweep_pause, _sweep(base, agent, workspaces).once, "the sweep"
     yield BOOKS_SECONDS, base.budgets.refresh, "the reading of the books"
     yield CACHE_SECONDS, base.keys.refresh, "the reading of the keys"

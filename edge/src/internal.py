@@ -1,0 +1,56 @@
+"""The ledger for workers: an authenticated and versioned interface that only reads and writes documents."""
+
+import hmac
+from urllib.parse import parse_qs
+
+import msgspec
+from workers import Response
+
+from front import Edge
+from overnight.adapters.cloudflare.documents import (
+    PROTOCOL,
+    PROTOCOL_HEADER,
+    DocumentTooLarge,
+    Written,
+    batch_order,
+    text,
+)
+from overnight.ports import StorageError
+
+PREFIX = "/internal/ledger/"
+MAX_NAME = 200
+
+
+async def answer(edge: Edge, request, path: str, query: str, token: str | None) -> Response:
+    refused = _refusal(request.headers, token)
+    if refused is not None:
+        return refused
+    name = parse_qs(query).get("object", [""])[0]
+    if request.method != "POST" or not 0 < len(name) <= MAX_NAME:
+        return Response("", status=404)
+    order = await request.text()
+    try:
+        match path.removeprefix(PREFIX):
+            case "read":
+                told = await edge.objects.read_text(name, order)
+            case "write":
+                told = text(Written(await edge.documents.write(name, batch_order.decode(order))))
+            case _:
+                return Response("", status=404)
+    except msgspec.DecodeError:
+        return Response("", status=400)
+    except DocumentTooLarge:
+        return Response("", status=413)
+    except StorageError:
+        return Response("", status=503)
+    return Response(told, headers={"Content-Type": "application/json", "Cache-Control": "no-store"})
+
+
+def _refusal(headers, token: str | None) -> Response | None:
+    """Without a token nobody gets in. The protocol comes second: a stranger learns nothing of it."""
+    given = headers.get("authorization", "").removeprefix("Bearer ")
+    if not token or not hmac.compare_digest(given.encode(), token.encode()):
+        return Response("", status=401)
+    if headers.get(PROTOCOL_HEADER) != PROTOCOL:
+        return Response("", status=409)
+    return None

@@ -1,0 +1,100 @@
+"""The ledger as its users see it: objects that hold versioned documents, written by compare-and-swap.
+
+One object is one Durable Object. It knows nothing of jobs: it stores texts under keys, each with a version, and
+writes a batch only if every version that the batch counts on is still the current one.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+from msgspec import Struct
+
+from overnight.ports import StorageFailed
+
+PROTOCOL = "1"
+"""Of the interface between edge and worker. Each names its own with every call, and refuses another."""
+PROTOCOL_HEADER = "overnight-protocol"
+ABSENT = 0
+"""The version of a document that is not there."""
+
+
+MAX_DOCUMENT_BYTES = 2_000_000
+"""A row of a Durable Object takes no more (facts: cloudflare 4); workerd on its own would."""
+
+
+class DocumentTooLarge(StorageFailed):
+    """Nothing was written, and trying again does not help."""
+
+
+class Document(Struct, frozen=True, array_like=True):
+    version: int
+    body: str
+
+
+class Span(Struct, frozen=True):
+    """Documents whose keys begin with `prefix` and come after `after`, in the order of their keys."""
+
+    prefix: str
+    after: str = ""
+    limit: int = 1000
+
+
+class Read(Struct, frozen=True):
+    """What to read in one look at an object."""
+
+    keys: Sequence[str] = ()
+    spans: Sequence[Span] = ()
+
+
+class Batch(Struct, frozen=True):
+    """What to write in one transaction, if each document still has the version that is expected of it.
+
+    `wipe` deletes all that the object holds, before `put`.
+    """
+
+    expect: Mapping[str, int] = {}
+    put: Mapping[str, str] = {}
+    delete: Sequence[str] = ()
+    wipe: bool = False
+
+
+class Found(Struct, frozen=True):
+    documents: Mapping[str, Document]
+
+
+class Written(Struct, frozen=True):
+    """False: something had another version, and nothing was written."""
+
+    written: bool
+
+
+class Documents(Protocol):
+    """All objects of a ledger. Every method may raise StorageError."""
+
+    async def read(self, name: str, read: Read) -> Mapping[str, Document]:
+        """What is there of it, by key; an object that was never written is empty."""
+        ...
+
+    async def write(self, name: str, batch: Batch) -> bool:
+        """Durable on return. False: a version was another, and nothing was written."""
+        ...
+
+
+read_order = msgspec.json.Decoder(Read)
+batch_order = msgspec.json.Decoder(Batch)
+found_answer = msgspec.json.Decoder(Found)
+written_answer = msgspec.json.Decoder(Written)
+
+
+def check_sizes(batch: Batch) -> None:
+    """Raises DocumentTooLarge."""
+    if any(len(body.encode()) > MAX_DOCUMENT_BYTES for body in batch.put.values()):
+        raise DocumentTooLarge(
+            f"The ledger takes no document over {MAX_DOCUMENT_BYTES} bytes. Nothing was written."
+        )
+
+
+def text(value: object) -> str:
+    """Any of the above as JSON."""
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,81 @@
+"""The ledger over the edge's internal interface, for workers anywhere."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import httpx
+import msgspec
+
+from overnight.adapters.cloudflare.documents import (
+    PROTOCOL,
+    PROTOCOL_HEADER,
+    Batch,
+    Document,
+    Read,
+    check_sizes,
+    found_answer,
+    text,
+    written_answer,
+)
+from overnight.ports import StorageBusy, StorageFailed
+
+T = TypeVar("T")
+
+READ, WRITE = "/internal/ledger/read", "/internal/ledger/write"
+TIMEOUT_SECONDS = 30.0
+BUSY = frozenset({429, 502, 503, 504})
+MEANINGS: Mapping[int, str] = {
+    401: "The edge does not know the worker's ledger token: set OVERNIGHT_LEDGER_TOKEN as the edge has it.",
+    404: "The edge has no ledger under this address: look at OVERNIGHT_EDGE_URL.",
+    409: "Edge and worker speak different protocols: deploy both from the same version of overnight.",
+}
+
+
+class HttpDocuments:
+    """The port `Documents`."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def read(self, name: str, read: Read) -> Mapping[str, Document]:
+        answer = await self._post(READ, name, text(read))
+        return _decoded(found_answer, answer).documents
+
+    async def write(self, name: str, batch: Batch) -> bool:
+        check_sizes(batch)
+        answer = await self._post(WRITE, name, text(batch))
+        return _decoded(written_answer, answer).written
+
+    async def _post(self, path: str, name: str, body: str) -> bytes:
+        try:
+            answer = await self._client.post(path, params={"object": name}, content=body)
+        except httpx.HTTPError as error:
+            raise StorageFailed(f"The edge could not be reached ({type(error).__name__}).") from None
+        if answer.status_code in BUSY:
+            raise StorageBusy(f"The edge has no time (HTTP {answer.status_code}).")
+        if answer.status_code != httpx.codes.OK:
+            meaning = MEANINGS.get(answer.status_code, "The edge could not do it; its log says why.")
+            raise StorageFailed(f"{meaning} (HTTP {answer.status_code})")
+        return answer.content
+
+
+@asynccontextmanager
+async def edge_documents(url: str, token: str) -> AsyncIterator[HttpDocuments]:
+    """`token` is the secret that the edge knows as LEDGER_TOKEN."""
+    headers = {
+        "Authorization": f"Bearer {token}",
+        PROTOCOL_HEADER: PROTOCOL,
+        "Content-Type": "application/json",
+    }
+    async with httpx.AsyncClient(
+        base_url=url, headers=headers, timeout=TIMEOUT_SECONDS, trust_env=False
+    ) as client:
+        yield HttpDocuments(client)
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], answer: bytes) -> T:
+    try:
+        return decoder.decode(answer)
+    except msgspec.DecodeError:
+        raise StorageFailed("The edge's answer is not one of a ledger: look at OVERNIGHT_EDGE_URL.") from None

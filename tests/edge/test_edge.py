@@ -1,0 +1,250 @@
+"""What the edge adds to the API: its queue, its mirror of statuses, its streams, its ledger's door."""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import httpx
+import pytest
+
+from overnight.adapters.cloudflare import codec
+from overnight.adapters.cloudflare.documents import PROTOCOL_HEADER, Batch, Read
+from overnight.adapters.cloudflare.ledger import LedgerStore
+from overnight.adapters.cloudflare.over_http import HttpDocuments, edge_documents
+from overnight.adapters.cloudflare.queue import CloudflareQueue, QueueAddress, cloudflare_queue
+from overnight.domain.job import Job
+from overnight.domain.outcome import Ending, Outcome
+from overnight.domain.transitions import Note, finish, record, start
+from overnight.ports import Bell, Clock, Entropy, StorageFailed
+
+DONE = Outcome(ending=Ending.DONE, result="forty-two", session_cost_usd=0.25)
+PATIENCE_SECONDS = 30.0
+
+
+async def submit(edge: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
+    answer = await edge.post("/execute", json={"prompt": "p", **body})
+    assert answer.status_code == 202, answer.text
+    accepted: dict[str, Any] = answer.json()
+    return accepted
+
+
+async def bell_of(queue: CloudflareQueue, job_id: str) -> Bell:
+    """The bells of other tests' jobs are answered on the way."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            for bell in await queue.receive(limit=10, visibility_seconds=60, wait_seconds=5):
+                if bell.job_id == job_id:
+                    return bell
+                await queue.ack(bell)
+
+
+async def begin(ledger: LedgerStore, job_id: str, clock: Clock) -> Job:
+    decide = start(worker="w", now=clock.now(), lease_seconds=60, isolation="namespace")
+    return (await ledger.change(job_id, decide)).job
+
+
+async def end(ledger: LedgerStore, job_id: str, clock: Clock, entropy: Entropy) -> None:
+    decide = finish(DONE, attempt=1, now=clock.now(), archive=None, delivery_id=entropy.delivery_id())
+    await ledger.change(job_id, decide)
+
+
+async def test_an_accepted_job_rings_in_the_queue(edge: httpx.AsyncClient, queue: CloudflareQueue) -> None:
+    job = await submit(edge)
+    bell = await bell_of(queue, job["job_id"])
+    assert bell.rung == 1
+    await queue.ack(bell)
+
+
+async def test_a_number_that_javascript_cannot_hold_does_not_stop_the_bell(
+    edge: httpx.AsyncClient, queue: CloudflareQueue, ledger: LedgerStore
+) -> None:
+    schema = {"const": 2**70, "default": None}
+    job = await submit(edge, output_schema=schema)
+    await queue.ack(await bell_of(queue, job["job_id"]))
+    assert (await ledger.request(job["job_id"])).output_schema == schema
+
+
+async def test_a_revoked_token_of_the_queue_is_told_what_to_do(
+    edge_settings: Mapping[str, str], clock: Clock
+) -> None:
+    address = QueueAddress(account_id="offline", queue_id="claude-code-queue")
+    url = edge_settings["OVERNIGHT_CLOUDFLARE_API_URL"]
+    async with cloudflare_queue(url, "revoked", address, clock) as refused:
+        with pytest.raises(StorageFailed, match="CLOUDFLARE_API_TOKEN"):
+            await refused.receive(limit=1, visibility_seconds=1, wait_seconds=0)
+
+
+async def test_a_message_of_somebody_else_is_left_to_the_queue(
+    edge_settings: Mapping[str, str], queue: CloudflareQueue, edge: httpx.AsyncClient
+) -> None:
+    """It comes back until the queue makes a dead letter of it; the bells beside it are received."""
+    account, name = edge_settings["CLOUDFLARE_ACCOUNT_ID"], edge_settings["OVERNIGHT_CLOUDFLARE_QUEUE_ID"]
+    token = {"Authorization": f"Bearer {edge_settings['CLOUDFLARE_API_TOKEN']}"}
+    url = f"{edge_settings['OVERNIGHT_CLOUDFLARE_API_URL']}/accounts/{account}/queues/{name}/messages"
+    async with httpx.AsyncClient(trust_env=False, headers=token) as sender:
+        sent = await sender.post(url, json={"body": {"job_id": "../etc"}, "content_type": "json"})
+    assert sent.status_code == 200
+    job = await submit(edge)
+    await queue.ack(await bell_of(queue, job["job_id"]))
+
+
+async def test_a_large_prompt_travels_by_reference(
+    edge: httpx.AsyncClient, queue: CloudflareQueue, ledger: LedgerStore
+) -> None:
+    prompt = "é" * 450_000
+    job = await submit(edge, prompt=prompt)
+    await queue.ack(await bell_of(queue, job["job_id"]))
+    assert (await ledger.request(job["job_id"])).prompt == prompt
+
+
+async def test_what_a_worker_writes_is_what_status_tells(
+    edge: httpx.AsyncClient, ledger: LedgerStore, clock: Clock, entropy: Entropy
+) -> None:
+    job = await submit(edge)
+    path = f"/status/{job['job_id']}"
+    told = [(await edge.get(path)).json()]
+    await begin(ledger, job["job_id"], clock)
+    told.append((await edge.get(path)).json())
+    await end(ledger, job["job_id"], clock, entropy)
+    told.append((await edge.get(path)).json())
+
+    assert [each["status"] for each in told] == ["queued", "processing", "completed"]
+    assert (told[2]["result"], told[2]["cost_usd"]) == ("forty-two", 0.25)
+    assert told[2]["completed_at"].endswith("Z")
+
+
+async def test_the_mirror_answers_when_the_ledger_has_lost_the_job(
+    edge: httpx.AsyncClient, ledger: LedgerStore, documents: HttpDocuments, clock: Clock, entropy: Entropy
+) -> None:
+    """A final status comes from KV; the other calls ask the ledger."""
+    job = await submit(edge)
+    await begin(ledger, job["job_id"], clock)
+    await end(ledger, job["job_id"], clock, entropy)
+    await documents.write(codec.session_object(job["session_id"]), Batch(wipe=True))
+
+    assert (await edge.get(f"/status/{job['job_id']}")).json()["status"] == "completed"
+    assert (await edge.get(f"/jobs/{job['job_id']}/deliveries")).status_code == 404
+
+
+async def test_nothing_of_an_erased_session_is_mirrored(
+    edge: httpx.AsyncClient, ledger: LedgerStore, clock: Clock, entropy: Entropy
+) -> None:
+    job = await submit(edge)
+    await begin(ledger, job["job_id"], clock)
+    await end(ledger, job["job_id"], clock, entropy)
+    await ledger.erase(job["session_id"])
+    assert (await edge.get(f"/status/{job['job_id']}")).status_code == 404
+
+
+async def test_a_cancel_reaches_the_worker(
+    edge: httpx.AsyncClient, ledger: LedgerStore, clock: Clock
+) -> None:
+    job = await submit(edge)
+    await begin(ledger, job["job_id"], clock)
+    answer = await edge.post(f"/jobs/{job['job_id']}/cancel")
+    assert (answer.status_code, answer.json()["status"]) == (202, "processing")
+    assert (await ledger.snapshot(job["job_id"])).job.cancel_requested_at is not None
+
+
+async def test_a_stream_of_events_replays_and_follows(
+    edge: httpx.AsyncClient, ledger: LedgerStore, clock: Clock, entropy: Entropy
+) -> None:
+    job_id = (await submit(edge))["job_id"]
+    await begin(ledger, job_id, clock)
+    seen: list[str] = []
+    headers = {"Accept": "text/event-stream"}
+    async with (
+        asyncio.timeout(PATIENCE_SECONDS),
+        edge.stream("GET", f"/jobs/{job_id}/events", headers=headers) as stream,
+    ):
+        async for line in stream.aiter_lines():
+            if not line.startswith("event: "):
+                continue
+            seen.append(line.removeprefix("event: "))
+            if seen[-1] == "job.started":
+                await ledger.change(job_id, record([Note("agent.text", clock.now(), {})], attempt=1))
+            if seen[-1] == "agent.text":
+                await end(ledger, job_id, clock, entropy)
+    assert seen == ["job.queued", "job.started", "agent.text", "job.completed"]
+
+
+async def test_another_owners_job_is_not_there(
+    edge: httpx.AsyncClient, ledger: LedgerStore, documents: HttpDocuments
+) -> None:
+    job = await submit(edge)
+    name, key = codec.session_object(job["session_id"]), codec.JOBS + job["job_id"]
+    assert (
+        f'"owner":"{edge.headers["authorization"][7:19]}"'
+        in (await documents.read(name, Read(keys=[key])))[key].body
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("read", {"Authorization": "Bearer wrong"}, 401),
+        ("read", {"Authorization": ""}, 401),
+        ("read", {PROTOCOL_HEADER: "0"}, 409),
+        ("nothing", {}, 404),
+        ("read?object=", {}, 404),
+        ("write", {}, 400),
+    ],
+)
+async def test_the_ledgers_door(
+    edge_settings: Mapping[str, str], path: str, headers: Mapping[str, str], status: int
+) -> None:
+    own = {
+        "Authorization": f"Bearer {edge_settings['OVERNIGHT_LEDGER_TOKEN']}",
+        PROTOCOL_HEADER: "1",
+        **headers,
+    }
+    path = path if "?" in path else f"{path}?object=x"
+    async with httpx.AsyncClient(base_url=edge_settings["OVERNIGHT_EDGE_URL"], trust_env=False) as client:
+        answer = await client.post(f"/internal/ledger/{path}", content=b"[", headers=own)
+    assert (answer.status_code, answer.content) == (status, b"")
+
+
+async def test_a_worker_with_another_token_is_told_what_to_do(edge_settings: Mapping[str, str]) -> None:
+    async with edge_documents(edge_settings["OVERNIGHT_EDGE_URL"], "revoked") as documents:
+        with pytest.raises(StorageFailed, match="OVERNIGHT_LEDGER_TOKEN"):
+            await documents.read("x", Read())
+
+
+async def test_a_batch_is_written_whole_or_not_at_all(documents: HttpDocuments, entropy: Entropy) -> None:
+    name = entropy.token()
+    assert await documents.write(name, Batch(expect={"a": 0}, put={"a": "1"}))
+    assert not await documents.write(name, Batch(expect={"b": 0, "a": 0}, put={"b": "1"}, delete=["a"]))
+    found = await documents.read(name, Read(keys=["a", "b"]))
+    assert {key: document.body for key, document in found.items()} == {"a": "1"}
+
+
+async def test_a_document_that_production_would_refuse_is_refused(
+    documents: HttpDocuments, entropy: Entropy
+) -> None:
+    name = entropy.token()
+    with pytest.raises(StorageFailed, match="2000000 bytes"):
+        await documents.write(name, Batch(put={"a": "1", "b": "x" * 2_000_001}))
+    assert await documents.read(name, Read(keys=["a"])) == {}
+
+
+async def test_versions_never_come_back(documents: HttpDocuments, entropy: Entropy) -> None:
+    """Else a writer that had looked before everything was deleted could write over what came after."""
+    name = entropy.token()
+    seen: list[int] = []
+    batches: Sequence[Batch] = (Batch(put={"a": "1"}), Batch(put={"a": "2"}))
+    for batch in batches:
+        await documents.write(name, batch)
+        seen.append((await documents.read(name, Read(keys=["a"])))["a"].version)
+        await documents.write(name, Batch(wipe=True))
+    assert len(set(seen)) == 2
+
+
+async def test_openapi_lists_what_is_served(edge: httpx.AsyncClient) -> None:
+    described = (await edge.get("/openapi.json")).json()
+    assert "/execute" in described["paths"]
+    assert "/jobs" not in described["paths"]
+    page = await edge.get("/docs")
+    assert page.status_code == 200
+    assert (await edge.get("/docs/style.css")).status_code == 200
+    assert json.dumps(described)

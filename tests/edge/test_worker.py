@@ -1,0 +1,245 @@
+"""From POST /execute on workerd to the webhook: `overnight worker` with the real Claude Code on the rehearsal API."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import zipfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from standardwebhooks import Webhook
+
+from overnight.adapters.cloudflare.queue import CloudflareQueue
+from overnight.ports import Clock
+
+pytestmark = pytest.mark.e2e
+
+OVERNIGHT = Path(sys.executable).parent / "overnight"
+FINAL = {"completed", "failed", "cancelled"}
+Got = asyncio.Queue[tuple[dict[str, str], bytes]]
+
+
+class Worker:
+    """One `overnight worker` process; what it needs to know of the edge is in its environment."""
+
+    def __init__(self, data: Path, environment: Mapping[str, str]) -> None:
+        self.data = data
+        self._environment = environment
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        self.data.mkdir(exist_ok=True)
+        with (self.data / "stderr.log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                str(OVERNIGHT),
+                "worker",
+                "--data",
+                str(self.data),
+                env={"PATH": os.environ["PATH"], "HOME": str(self.data), **self._environment},
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+            )
+        assert self._process.stdout is not None
+        async with asyncio.timeout(60):
+            async for line in self._process.stdout:
+                if b"is ready" in line:
+                    return
+        raise AssertionError((self.data / "stderr.log").read_text()[-2000:])
+
+    async def end(self, number: signal.Signals) -> int:
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+        async with asyncio.timeout(40):
+            return await self._process.wait()
+
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+
+@pytest.fixture(scope="module")
+def edge_settings(
+    start_edge: Callable[..., contextlib.AbstractContextManager[Mapping[str, str]]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Mapping[str, str]]:
+    """An edge of its own: a worker would first run what other tests have left in theirs."""
+    with start_edge(tmp_path_factory.mktemp("edge"), "--tend", "4") as settings:
+        yield settings
+
+
+@pytest.fixture
+async def worker(edge_settings: Mapping[str, str], tmp_path: Path) -> AsyncIterator[Callable[[str], Worker]]:
+    """`worker(name)`: workers on one machine, each with a directory of its own but for the archives."""
+    made: list[Worker] = []
+    archives = tmp_path / "archives"
+    archives.mkdir()
+
+    def make(name: str) -> Worker:
+        data = tmp_path / name
+        data.mkdir(exist_ok=True)
+        if not (data / "archives").exists():
+            (data / "archives").symlink_to(archives)
+        environment = {
+            **{key: value for key, value in edge_settings.items() if key != "OVERNIGHT_URL"},
+            "OVERNIGHT_REHEARSAL": "1",
+            "OVERNIGHT_LEASE_SECONDS": "3",
+            "OVERNIGHT_ISOLATION": "namespace",
+            "OVERNIGHT_CALLBACK_ALLOW_HTTP": "1",
+            "OVERNIGHT_CALLBACK_ALLOW_PRIVATE": "127.0.0.1/32",
+        }
+        made.append(Worker(data, environment))
+        return made[-1]
+
+    yield make
+    for one in made:
+        if one.runs:
+            await one.end(signal.SIGKILL)
+
+
+def lines(*directives: str, words: str = "Do it.") -> str:
+    return "\n".join([words, *(f"rehearsal: {directive}" for directive in directives)])
+
+
+async def submit(edge: httpx.AsyncClient, prompt: str, **fields: Any) -> dict[str, Any]:
+    answer = await edge.post("/execute", json={"prompt": prompt, **fields})
+    assert answer.status_code == 202, answer.text
+    return dict(answer.json())
+
+
+async def when(
+    edge: httpx.AsyncClient, job_id: str, true: Callable[[dict[str, Any]], bool], *, seconds: float = 60
+) -> dict[str, Any]:
+    async def look() -> dict[str, Any] | None:
+        job = dict((await edge.get(f"/status/{job_id}")).json())
+        return job if true(job) else None
+
+    return dict(await eventually(look, seconds=seconds))
+
+
+async def eventually(look: Callable[[], Awaitable[Any]], *, seconds: float = 60) -> Any:
+    """What `look` returns once it is not None. For conditions on the far side of a process boundary."""
+    async with asyncio.timeout(seconds):
+        while (found := await look()) is None:  # noqa: ASYNC110 - no event crosses a process boundary
+            await asyncio.sleep(0.1)
+    return found
+
+
+def is_final(job: Mapping[str, Any]) -> bool:
+    return job["status"] in FINAL
+
+
+async def kinds_of(edge: httpx.AsyncClient, job_id: str) -> list[str]:
+    page = (await edge.get(f"/jobs/{job_id}/events", params={"limit": 1000})).json()
+    return [event["type"] for event in page["data"]]
+
+
+@contextlib.asynccontextmanager
+async def receiver() -> AsyncIterator[tuple[str, Got]]:
+    """An HTTP server that keeps what it is sent."""
+    got: Got = asyncio.Queue()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:] if line)}
+        body = await reader.readexactly(int(headers["content-length"]))
+        writer.write(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+        got.put_nowait((headers, body))
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook", got
+
+
+async def test_a_job_goes_from_the_edge_to_a_worker_and_back(
+    edge: httpx.AsyncClient, worker: Callable[[str], Worker], webhook_secret: str, tmp_path: Path
+) -> None:
+    """And the session goes on at another worker."""
+    first = worker("one")
+    await first.start()
+    async with receiver() as (url, got):
+        prompt = lines("write note.txt hello", "answer all done", words="Remember the blue whale.")
+        job = await submit(edge, prompt, callback_url=url)
+        headers, body = await asyncio.wait_for(got.get(), 60)
+    told = Webhook(webhook_secret).verify(body, headers)
+    assert (told["job_id"], told["status"], told["result"]) == (job["job_id"], "completed", "all done")
+    done = await when(edge, job["job_id"], is_final)
+    assert (done["status"], done["result"], done["attempt"]) == ("completed", "all done", 1)
+    assert zipfile.ZipFile(tmp_path / "archives" / done["archive"]).read("note.txt") == b"hello"
+    kinds = await kinds_of(edge, job["job_id"])
+    assert (kinds[:2], kinds[-1]) == (["job.queued", "job.started"], "job.completed")
+
+    async def delivered() -> bool | None:
+        rows = (await edge.get(f"/jobs/{job['job_id']}/deliveries")).json()["data"]
+        return True if [row["status"] for row in rows] == ["delivered"] else None
+
+    await eventually(delivered)
+    assert await first.end(signal.SIGTERM) == 0
+
+    await worker("two").start()
+    again = await submit(edge, lines("bash cat note.txt", "recall"), session_id=job["session_id"])
+    done = await when(edge, again["job_id"], is_final)
+    assert "Remember the blue whale." in done["result"]
+
+
+async def test_a_killed_workers_job_is_run_again(
+    edge: httpx.AsyncClient, worker: Callable[[str], Worker]
+) -> None:
+    """The ledger's alarm notices that the lease was not renewed, and rings."""
+    first = worker("one")
+    await first.start()
+    job = await submit(
+        edge,
+        lines("bash if [ -e again ]; then echo on; else touch again; exec sleep 600; fi", "answer went on"),
+    )
+
+    async def hangs() -> bool | None:
+        with contextlib.suppress(OSError):  # directories come and go under the search
+            return True if any((first.data / "runs").rglob("again")) else None
+        return None
+
+    await eventually(hangs)
+    await first.end(signal.SIGKILL)
+    await worker("one").start()
+    done = await when(edge, job["job_id"], is_final, seconds=90)
+    assert (done["status"], done["result"], done["attempt"]) == ("completed", "went on", 2)
+    assert "job.worker_lost" in await kinds_of(edge, job["job_id"])
+
+
+async def test_bells_that_ring_twice_for_two_workers_run_each_job_once_and_in_order(
+    edge: httpx.AsyncClient, worker: Callable[[str], Worker], queue: CloudflareQueue, clock: Clock
+) -> None:
+    first = await submit(edge, lines("bash echo one >> order.txt", "answer one"))
+    second = await submit(
+        edge,
+        lines("bash echo two >> order.txt", "bash cat order.txt", "answer two"),
+        session_id=first["session_id"],
+    )
+    for job in (second, first, first, second):
+        await queue.send(job["job_id"], at=clock.now())
+    await asyncio.gather(worker("one").start(), worker("two").start())
+    done = [await when(edge, job["job_id"], is_final) for job in (first, second)]
+    assert [(job["status"], job["attempt"]) for job in done] == [("completed", 1)] * 2
+    assert done[0]["completed_at"] <= done[1]["started_at"]
+    page = (await edge.get(f"/jobs/{second['job_id']}/events")).json()["data"]
+    shown = [event["data"] for event in page if event["type"] == "tool.finished"]
+    assert "one\\ntwo" in json.dumps(shown)
+
+
+async def test_a_cancel_stops_the_run_of_a_worker(
+    edge: httpx.AsyncClient, worker: Callable[[str], Worker]
+) -> None:
+    await worker("one").start()
+    job = await submit(edge, lines("bash exec sleep 600", "answer never"))
+    await when(edge, job["job_id"], lambda now: now["status"] == "processing")
+    assert (await edge.post(f"/jobs/{job['job_id']}/cancel")).status_code == 202
+    done = await when(edge, job["job_id"], is_final)
+    assert done["status"] == "cancelled"
