@@ -21,12 +21,15 @@ class Violation(AssertionError):
 
 @dataclass(slots=True)
 class Story:
-    """Of one job: the attempt that runs (None: none does), how often it was accepted and how often it ended."""
+    """Of one job: the attempt that runs (None: none does), how often it was accepted and how often it ended, and how
+    often it failed and lost its worker since it was last accepted."""
 
     running: int | None = None
     attempts: int = 0
     accepted: int = 1
     ended: int = 0
+    failures: int = 0
+    losses: int = 0
     final: Status | None = None
     events: int = 0
     checkpoint: str | None = None
@@ -61,6 +64,7 @@ class Witness:
             self._started(story, change)
         elif job.status is Status.QUEUED:
             story.running = None
+        self._check_limits(story, job)
         self._check_session(story, change)
         self._note_checkpoint(story, change)
 
@@ -87,6 +91,7 @@ class Witness:
             raise Violation("one end", job.job_id, f"{story.final} became {job.status}")
         story.final = None
         story.accepted += 1
+        story.failures = story.losses = 0
         self._join(job)
 
     def _started(self, story: Story, change: Change) -> None:
@@ -130,11 +135,21 @@ class Witness:
             story.events += 1
             if event.seq != story.events:
                 raise Violation("events", change.job.job_id, f"event {event.seq} follows {story.events - 1}")
+            story.failures += event.type == "job.retry_scheduled"
+            story.losses += event.type == "job.worker_lost"
         job = change.job
-        if job.failures > len(self.policy.delays) or job.losses > self.policy.max_losses:
-            raise Violation("limits", job.job_id, f"{job.failures} failures, {job.losses} losses")
         if (job.lease is not None) != (job.status is Status.PROCESSING):
             raise Violation("lease", job.job_id, f"{job.status} with lease {job.lease}")
+
+    def _check_limits(self, story: Story, job: Job) -> None:
+        """Retries are counted, or a job that fails for ever would run for ever."""
+        counted = job.failures, job.losses
+        if counted != (story.failures, story.losses):
+            raise Violation(
+                "limits", job.job_id, f"{counted} for {story.failures} failures, {story.losses} losses"
+            )
+        if job.failures > len(self.policy.delays) or job.losses > self.policy.max_losses:
+            raise Violation("limits", job.job_id, f"{job.failures} failures, {job.losses} losses")
 
     def _check_session(self, story: Story, change: Change) -> None:
         session, job_id = change.session, change.job.job_id

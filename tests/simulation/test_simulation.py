@@ -242,6 +242,8 @@ BROKEN = {
     "a cancelled job that goes back": ({"cancel"}, Rules(lapse=careless_lapse)),
     "a lease that stays": ({"lease"}, Rules(requeue=on_job(transitions.requeue, status=Status.PROCESSING))),
     "retries beyond their number": ({"limits"}, Rules(requeue=on_job(transitions.requeue, failures=99))),
+    "losses that are not counted": ({"limits"}, Rules(lapse=on_job(transitions.lapse, losses=0))),
+    "failures that are not counted": ({"limits"}, Rules(requeue=on_job(transitions.requeue, failures=0))),
     "a lost checkpoint": ({"checkpoint"}, Rules(requeue=on_job(transitions.requeue, checkpoint=None))),
     "a lost worker's job that nobody takes": ({"end"}, Rules(lapse=never)),
 }
