@@ -54,5 +54,5 @@ $(VENV)/.installed: requirements.lock pyproject.toml scripts/packages.sh | $(BIN
 
 $(VENV)/.dev: $(VENV)/.installed requirements-dev.lock
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	sh scripts/packages.sh unzip=unzip zip=zip ip=iproute2 strace=strace
+	sh scripts/packages.sh unzip=unzip zip=zip ip=iproute2 strace=strace curl=curl tini=tini
 	@touch $@

@@ -135,7 +135,8 @@ async def running_worker(settings: Settings, *, redactor: Redactor | None = None
         base = await stack.enter_async_context(_base(settings, redactor))
         agent, upstream = await _agent(stack, base)
         running = Running("", _banner(settings, agent, upstream))
-        await stack.enter_async_context(_working(base, agent, running))
+        idle_seconds = settings.idle_exit_seconds
+        await stack.enter_async_context(_working(base, agent, running, idle_seconds=idle_seconds))
         yield running
 
 
@@ -217,8 +218,11 @@ def _allowing(budgets: Budgets) -> Allow:
 
 
 @contextlib.asynccontextmanager
-async def _working(base: Base, agent: ClaudeAgent, running: Running) -> AsyncIterator[None]:
-    """The worker's loop, the sweep and the notifier, while the block runs."""
+async def _working(
+    base: Base, agent: ClaudeAgent, running: Running, *, idle_seconds: float | None = None
+) -> AsyncIterator[None]:
+    """The worker's loop, the sweep and the notifier, while the block runs. After `idle_seconds` without a job it asks
+    for the end."""
     settings = base.settings
     workspaces = Workspaces(
         settings.data,
@@ -248,7 +252,7 @@ async def _working(base: Base, agent: ClaudeAgent, running: Running) -> AsyncIte
             tasks.create_task(every(seconds, read, what=what, leaving=leaving))
         kept = housekeeping_of(settings, base.store, base.index, base.archives, _retention(base))
         tasks.create_task(every(HOUSEKEEPING_PAUSE, kept.once, what="the housekeeping", leaving=leaving))
-        loop = tasks.create_task(_work(base, agent, runner, leaving))
+        loop = tasks.create_task(_work(base, agent, runner, running, idle_seconds))
         try:
             yield
         finally:
@@ -258,13 +262,22 @@ async def _working(base: Base, agent: ClaudeAgent, running: Running) -> AsyncIte
                 daemon.cancel()
 
 
-async def _work(base: Base, agent: ClaudeAgent, runner: Runner, leaving: asyncio.Event) -> None:
+async def _work(
+    base: Base, agent: ClaudeAgent, runner: Runner, running: Running, idle_seconds: float | None
+) -> None:
     """Take jobs, unless the isolation is below what the operator wants: then none, and loudly."""
+    leaving = running.leaving
     if agent.refusal is None:
-        await work(runner, base.queue, concurrency=base.settings.concurrency, leaving=leaving)
-    else:
-        log.critical("%s", agent.refusal)
-        await leaving.wait()
+        concurrency = base.settings.concurrency
+        await work(runner, base.queue, concurrency=concurrency, leaving=leaving, idle_seconds=idle_seconds)
+        running.stop()
+        return
+    log.critical("%s", agent.refusal)
+    try:
+        async with asyncio.timeout(idle_seconds):
+            await leaving.wait()
+    except TimeoutError:
+        running.fail()
 
 
 def _runner(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Runner:
