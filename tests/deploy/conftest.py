@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 300
+SECONDS = 60
+BUILD_SECONDS = 300
 INSTALLED = "/opt/overnight"
 
 
@@ -78,7 +79,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     for directory in (root, *root.parents[:2]):
         directory.chmod(directory.stat().st_mode | 0o011)  # users of runs pass it, as they pass /opt
     made = Image(root)
-    subprocess.run([sys.executable, "-m", "venv", str(root / "base")], check=True, timeout=SECONDS)
+    subprocess.run([sys.executable, "-m", "venv", str(root / "base")], check=True, timeout=BUILD_SECONDS)
     build = root / "build"
     build.mkdir()
     for name, text in stages()[0].instructions:
@@ -106,7 +107,7 @@ def run_in(directory: Path, command: str, base: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=BUILD_SECONDS,
         check=False,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"

@@ -6,12 +6,13 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped] # it brings no types, and its stubs would be a package for this alone
 
 pytestmark = pytest.mark.e2e
 
@@ -38,12 +39,22 @@ def job(client: httpx.Client, job_id: str) -> dict[str, Any]:
     return dict(client.get(f"/status/{job_id}").json())
 
 
+def made(data: Path, name: str) -> None:
+    """Wait for a file of a run, whose command tells nobody that it has come so far."""
+    ends = time.monotonic() + 60
+    while not any(data.rglob(name)):
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+
+
 def until(client: httpx.Client, job_id: str, event: str) -> None:
     """Wait in the service itself for an event of the job."""
+    ends = time.monotonic() + 60  # pings keep the stream from timing out by itself
     with client.stream(
         "GET", f"/jobs/{job_id}/events", headers={"Accept": "text/event-stream"}, timeout=90
     ) as stream:
         for line in stream.iter_lines():
+            assert time.monotonic() < ends
             if line == f"event: {event}":
                 return
     raise AssertionError((event, job(client, job_id)))
@@ -91,7 +102,7 @@ def test_probes_answer_and_sigterm_hands_the_job_back(image: Any, deploy: Any, t
                 asked = httpx.get(f"http://127.0.0.1:{port}{probe['path']}", headers=headers, trust_env=False)
                 assert asked.status_code == 200, asked.text
             job_id = client.post("/execute", json={"prompt": prompt}).json()["job_id"]
-            until(client, job_id, "tool.started")
+            made(tmp_path / "data", "again")
             service.process.send_signal(signal.SIGTERM)
             assert service.ended() == 0
         with deploy.running(command, environment, tmp_path / "log"):
