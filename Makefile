@@ -42,6 +42,7 @@ docs: dev  ## Write the pages that are made from the code
 lock:  ## Write the lock files anew (needs uv)
 	uv pip compile -q --universal --generate-hashes --no-annotate --no-header --python-version 3.11 pyproject.toml -o requirements.lock
 	uv pip compile -q --universal --generate-hashes --no-annotate --no-header --python-version 3.11 --all-extras --group pyproject.toml:dev pyproject.toml -o requirements-dev.lock
+	uv pip compile -q --universal --generate-hashes --no-annotate --no-header --python-version 3.11 --extra s3 --extra cloudflare -c requirements.lock pyproject.toml -o deploy/requirements.lock
 
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo edge/node_modules edge/python_modules edge/.pyodide
@@ -57,7 +58,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml scripts/packages.sh | $(BIN
 
 $(VENV)/.dev: $(VENV)/.installed requirements-dev.lock
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	sh scripts/packages.sh unzip=unzip zip=zip ip=iproute2 strace=strace 7z=p7zip-full bsdtar=libarchive-tools git=git
+	sh scripts/packages.sh unzip=unzip zip=zip ip=iproute2 strace=strace 7z=p7zip-full bsdtar=libarchive-tools git=git curl=curl tini=tini
 	@touch $@
 
 $(VENV)/.edge: edge/package-lock.json edge/requirements.txt edge/bundle.py edge/prepare.py $(VENV)/.dev

@@ -104,6 +104,12 @@ class Settings(BaseSettings):
     max_timeout_seconds: float = Field(
         1500.0, gt=0, description="Cap and default of a job's timeout_seconds."
     )
+    idle_exit_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="After so long without a job, `overnight worker` ends, for hosts that start one when there is "
+        "work; unset: it stays.",
+    )
     stop_grace_seconds: float = Field(
         10.0, gt=0, description="How long an interrupted agent may take to say its last word."
     )

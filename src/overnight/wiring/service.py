@@ -55,7 +55,8 @@ async def running_worker(settings: Settings, *, redactor: Redactor | None = None
         base = await stack.enter_async_context(opened(settings, redactor))
         agent, upstream = await stack.enter_async_context(opened_agent(base))
         running = Running("", _banner(settings, agent, upstream))
-        await stack.enter_async_context(working(base, agent, running))
+        idle_seconds = settings.idle_exit_seconds
+        await stack.enter_async_context(working(base, agent, running, idle_seconds=idle_seconds))
         yield running
 
 

@@ -38,8 +38,11 @@ EDGE_SWEEP_PAUSE = 30.0
 
 
 @contextlib.asynccontextmanager
-async def working(base: Base, agent: ClaudeAgent, running: Running) -> AsyncIterator[None]:
-    """The worker's loop, the sweep and the notifier, while the block runs."""
+async def working(
+    base: Base, agent: ClaudeAgent, running: Running, *, idle_seconds: float | None = None
+) -> AsyncIterator[None]:
+    """The worker's loop, the sweep and the notifier, while the block runs. After `idle_seconds` without a job it asks
+    for the end."""
     workspaces, leaving = _workspaces(base), running.leaving
     runner = _runner(base, agent, workspaces)
     async with asyncio.TaskGroup() as tasks:
@@ -48,7 +51,7 @@ async def working(base: Base, agent: ClaudeAgent, running: Running) -> AsyncIter
             daemons.append(tasks.create_task(_stop_on_failure(base.database, running)))
         for seconds, act, what in _chores(base, agent, workspaces):
             tasks.create_task(every(seconds, act, what=what, leaving=leaving))
-        loop = tasks.create_task(_work(base, agent, runner, leaving))
+        loop = tasks.create_task(_work(base, agent, runner, running, idle_seconds))
         try:
             yield
         finally:
@@ -83,13 +86,22 @@ def _workspaces(base: Base) -> Workspaces:
     )
 
 
-async def _work(base: Base, agent: ClaudeAgent, runner: Runner, leaving: asyncio.Event) -> None:
+async def _work(
+    base: Base, agent: ClaudeAgent, runner: Runner, running: Running, idle_seconds: float | None
+) -> None:
     """Take jobs, unless the isolation is below what the operator wants: then none, and loudly."""
+    leaving = running.leaving
     if agent.refusal is None:
-        await work(runner, base.queue, concurrency=base.settings.concurrency, leaving=leaving)
-    else:
-        log.critical("%s", agent.refusal)
-        await leaving.wait()
+        concurrency = base.settings.concurrency
+        await work(runner, base.queue, concurrency=concurrency, leaving=leaving, idle_seconds=idle_seconds)
+        running.stop()
+        return
+    log.critical("%s", agent.refusal)
+    try:
+        async with asyncio.timeout(idle_seconds):
+            await leaving.wait()
+    except TimeoutError:
+        running.fail()
 
 
 def _runner(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Runner:

@@ -1,8 +1,9 @@
 """The worker: takes a bell whenever a slot is free, and outlives whatever a run does."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 from overnight.flows.run_job import Runner
@@ -18,23 +19,58 @@ WAIT_SECONDS = 20.0
 ERROR_PAUSE_SECONDS = 1.0
 
 
-async def work(runner: Runner, queue: Queue, *, concurrency: int, leaving: asyncio.Event) -> None:
-    """Run jobs, at most `concurrency` at once, until `leaving` is set; returns when the last one has ended."""
-    slots = asyncio.Semaphore(concurrency)
+class Idleness:
+    """How long no job has run here. `limit` is when that is too long: never, if it is None."""
+
+    def __init__(self, limit: float | None) -> None:
+        self._limit = limit
+        self._running = 0
+        self._since = asyncio.get_running_loop().time()
+
+    @property
+    def over(self) -> bool:
+        quiet = asyncio.get_running_loop().time() - self._since
+        return self._limit is not None and self._running == 0 and quiet >= self._limit
+
+    @contextlib.contextmanager
+    def interrupted(self) -> Iterator[None]:
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+            self._since = asyncio.get_running_loop().time()
+
+
+async def work(
+    runner: Runner,
+    queue: Queue,
+    *,
+    concurrency: int,
+    leaving: asyncio.Event,
+    idle_seconds: float | None = None,
+) -> None:
+    """Run jobs, at most `concurrency` at once, until `leaving` is set or none has run for `idle_seconds`; returns
+    when the last one has ended."""
+    slots, idleness = asyncio.Semaphore(concurrency), Idleness(idle_seconds)
+    wait = WAIT_SECONDS if idle_seconds is None else min(WAIT_SECONDS, idle_seconds)
     async with asyncio.TaskGroup() as runs:
-        while not leaving.is_set():
+        while not leaving.is_set() and not idleness.over:
             if not await _unless(leaving, slots.acquire()):
                 break
-            bell = await _unless(leaving, _next_bell(queue))
+            bell = await _unless(leaving, _next_bell(queue, wait))
             if bell is None:
                 slots.release()
             else:
-                runs.create_task(_run(runner, bell, leaving, slots))
+                runs.create_task(_run(runner, bell, leaving, slots, idleness))
 
 
-async def _run(runner: Runner, bell: Bell, leaving: asyncio.Event, slots: asyncio.Semaphore) -> None:
+async def _run(
+    runner: Runner, bell: Bell, leaving: asyncio.Event, slots: asyncio.Semaphore, idleness: Idleness
+) -> None:
     try:
-        await runner.run(bell, leaving=leaving)
+        with idleness.interrupted():
+            await runner.run(bell, leaving=leaving)
     except Exception:
         # One broken run must not take the others down. Its lease lapses, and the sweep brings the job back.
         log.exception("the run of job %s broke", bell.job_id)
@@ -42,9 +78,9 @@ async def _run(runner: Runner, bell: Bell, leaving: asyncio.Event, slots: asynci
         slots.release()
 
 
-async def _next_bell(queue: Queue) -> Bell | None:
+async def _next_bell(queue: Queue, wait_seconds: float) -> Bell | None:
     try:
-        bells = await queue.receive(limit=1, visibility_seconds=VISIBILITY_SECONDS, wait_seconds=WAIT_SECONDS)
+        bells = await queue.receive(limit=1, visibility_seconds=VISIBILITY_SECONDS, wait_seconds=wait_seconds)
     except StorageError:
         log.exception("could not receive from the queue")
         await asyncio.sleep(ERROR_PAUSE_SECONDS)
