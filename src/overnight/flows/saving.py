@@ -89,7 +89,7 @@ class Saving:
         sending = asyncio.ensure_future(self._send(growth))
         try:
             self._packed = await to_its_end(lambda called_off: self._pack(growth, called_off))
-        except BaseException:
+        except BaseException:  # a cancel too: nothing may become visible, and no upload may go on
             growth.fail(Abandoned("the archive was not finished"))
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)

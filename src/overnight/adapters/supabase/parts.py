@@ -137,7 +137,7 @@ class Parts:
         """As `growth` has it; if the file is void or too large, what the server has of it is given up."""
         try:
             return self._bounded(*await self._growth.beyond(size))
-        except Exception:
+        except Exception:  # whatever it was goes on to the caller; first the upload is given up
             await self._give_up()
             raise
 
