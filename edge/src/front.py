@@ -40,7 +40,7 @@ SERVED = frozenset(
 """What needs no view over all sessions and no archive."""
 MIRRORED = frozenset({"status", "get_job"})
 MAX_BODY_BYTES = 1024 * 1024
-"""A request is one document of the ledger, and those may have two million bytes (facts: cloudflare 4)."""
+"""A request is one document of the ledger. Those may have more, but an isolate reads many bodies at once."""
 MAX_TIMEOUT_SECONDS = 1500.0
 LOOK_SECONDS = 1.0
 """How often a stream of events looks into the ledger."""

@@ -7,34 +7,23 @@ from workers import DurableObject
 from front import this_edge
 from overnight.adapters.cloudflare import codec
 from overnight.adapters.cloudflare.documents import (
-    ABSENT,
-    Batch,
-    Document,
     Found,
+    Read,
     Span,
     Written,
     batch_order,
     read_order,
     text,
 )
+from overnight.adapters.cloudflare.object_rows import ObjectRows
 from overnight.domain.job import Delivery, DeliveryStatus, Session
 from overnight.ports import StorageError
 from tending import Looked, is_owing, looked, tend
 
 log = logging.getLogger(__name__)
 
-TABLES = (
-    "CREATE TABLE IF NOT EXISTS documents (key TEXT PRIMARY KEY, version INTEGER NOT NULL, body TEXT NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS counter (id INTEGER PRIMARY KEY CHECK (id = 1), version INTEGER NOT NULL)",
-    "INSERT OR IGNORE INTO counter VALUES (1, 0)",
-)
-NEXT = "UPDATE counter SET version = version + 1 RETURNING version"
-PUT = "INSERT OR REPLACE INTO documents VALUES (?, ?, ?)"
-GET = "SELECT key, version, body FROM documents WHERE key = ?"
-SPAN = "SELECT key, version, body FROM documents WHERE key > ? AND key < ? ORDER BY key LIMIT ?"
 LOOKED = "looked"
 """What the last alarm saw, kept beside the documents: an object is soon put to sleep."""
-LAST = "\U0010ffff"
 
 
 class Ledger(DurableObject):
@@ -43,30 +32,25 @@ class Ledger(DurableObject):
     def __init__(self, ctx, env):
         super().__init__(ctx, env)
         self._storage = ctx.storage
-        for statement in TABLES:
-            self._storage.sql.exec(statement)
+        self._rows = ObjectRows(self._executed)
 
     async def read(self, order: str) -> str:
-        read = read_order.decode(order)
-        rows = [row for key in read.keys for row in self._rows(GET, key)]
-        for span in read.spans:
-            rows += self._span(span)
-        return text(Found({key: Document(version, body) for key, version, body in rows}))
+        return text(Found(self._rows.read(read_order.decode(order))))
 
     async def write(self, order: str) -> str:
-        """One transaction: if one of the writes fails (a body is too large), none of them was made."""
-        batch = batch_order.decode(order)
-        written = self._storage.transactionSync(lambda: self._write(batch))
+        """One transaction: if one of the writes fails, none of them was made."""
+        batch, now = batch_order.decode(order), this_edge().clock.now()
+        written = self._storage.transactionSync(lambda: self._rows.write(batch, now=now))
         if written and codec.SESSION in batch.expect and await self._storage.getAlarm() is None:
             await self._set_alarm()
         return text(Written(written))
 
     async def alarm(self, _info=None) -> None:
         """Look after the session as long as there is something to look after."""
-        found = {key: body for key, _, body in self._rows(GET, codec.SESSION)}
+        found = self._rows.read(Read(keys=[codec.SESSION]))
         if not found:
             return
-        session = codec.decode(Session, found[codec.SESSION])
+        session = codec.decode(Session, found[codec.SESSION].body)
         kept = await self._storage.get(LOOKED)
         before = looked.decode(kept) if isinstance(kept, str) else Looked()
         try:
@@ -91,27 +75,8 @@ class Ledger(DurableObject):
         return any(owed.status is DeliveryStatus.OWED for owed in self._deliveries())
 
     def _deliveries(self) -> list[Delivery]:
-        rows = self._span(Span(codec.DELIVERIES, limit=10_000))
-        return [codec.decode(Delivery, body) for _, _, body in rows]
+        found = self._rows.read(Read(spans=[Span(codec.DELIVERIES, limit=10_000)]))
+        return [codec.decode(Delivery, document.body) for document in found.values()]
 
-    def _write(self, batch: Batch) -> bool:
-        if any(self._version(key) != version for key, version in batch.expect.items()):
-            return False
-        version = self._rows(NEXT)[0][0]
-        if batch.wipe:
-            self._storage.sql.exec("DELETE FROM documents")
-        for key in batch.delete:
-            self._storage.sql.exec("DELETE FROM documents WHERE key = ?", key)
-        for key, body in batch.put.items():
-            self._storage.sql.exec(PUT, key, version, body)
-        return True
-
-    def _version(self, key: str) -> int:
-        rows = self._rows(GET, key)
-        return rows[0][1] if rows else ABSENT
-
-    def _span(self, span: Span) -> list:
-        return self._rows(SPAN, max(span.prefix, span.after), span.prefix + LAST, span.limit)
-
-    def _rows(self, statement: str, *values) -> list:
+    def _executed(self, statement: str, *values) -> list:
         return [tuple(row) for row in self._storage.sql.exec(statement, *values).raw().toArray()]

@@ -219,13 +219,32 @@ async def test_a_batch_is_written_whole_or_not_at_all(documents: HttpDocuments, 
     assert {key: document.body for key, document in found.items()} == {"a": "1"}
 
 
-async def test_a_document_that_production_would_refuse_is_refused(
+async def test_a_document_that_an_isolate_could_not_hold_is_refused(
     documents: HttpDocuments, entropy: Entropy
 ) -> None:
     name = entropy.token()
-    with pytest.raises(StorageFailed, match="2000000 bytes"):
-        await documents.write(name, Batch(put={"a": "1", "b": "x" * 2_000_001}))
+    with pytest.raises(StorageFailed, match="16000000 bytes"):
+        await documents.write(name, Batch(put={"a": "1", "b": "x" * 16_000_001}))
     assert await documents.read(name, Read(keys=["a"])) == {}
+
+
+async def test_a_session_larger_than_a_row_of_its_object_works(
+    edge: httpx.AsyncClient, ledger: LedgerStore, clock: Clock, entropy: Entropy
+) -> None:
+    """A prompt as large as a body may be, an event and a result of 3 MB, which a row could not hold."""
+    prompt, large = "p" * 1_000_000, "é" * 1_500_000
+    job_id = (await submit(edge, prompt=prompt, callback_url="http://127.0.0.1:9/"))["job_id"]
+    await begin(ledger, job_id, clock)
+    await ledger.change(job_id, record([Note("agent.text", clock.now(), {"text": large})], attempt=1))
+    outcome = Outcome(ending=Ending.DONE, result=large)
+    decide = finish(outcome, attempt=1, now=clock.now(), archive=None, delivery_id=entropy.delivery_id())
+    await ledger.change(job_id, decide)
+
+    assert (await ledger.request(job_id)).prompt == prompt
+    assert [event.data.get("text") for event in await ledger.events(job_id, after=2, limit=1)] == [large]
+    told = (await edge.get(f"/status/{job_id}")).json()
+    assert (told["status"], told["result"]) == ("completed", large)
+    assert (await edge.get(f"/jobs/{job_id}/deliveries")).status_code == 200
 
 
 async def test_versions_never_come_back(documents: HttpDocuments, entropy: Entropy) -> None:

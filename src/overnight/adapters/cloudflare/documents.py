@@ -19,8 +19,9 @@ ABSENT = 0
 """The version of a document that is not there."""
 
 
-MAX_DOCUMENT_BYTES = 2_000_000
-"""A row of a Durable Object takes no more (facts: cloudflare 4); workerd on its own would."""
+MAX_DOCUMENT_BYTES = 16_000_000
+"""A document is as many rows as it needs (`object_rows.py`); this much of it is in the memory of an isolate, which has
+128 MB, in several copies at once."""
 
 
 class DocumentTooLarge(StorageFailed):
@@ -33,11 +34,15 @@ class Document(Struct, frozen=True, array_like=True):
 
 
 class Span(Struct, frozen=True):
-    """Documents whose keys begin with `prefix` and come after `after`, in the order of their keys."""
+    """Documents whose keys begin with `prefix` and come after `after`, in the order of their keys.
+
+    Without `bodies` they come empty: for who only wants their names.
+    """
 
     prefix: str
     after: str = ""
     limit: int = 1000
+    bodies: bool = True
 
 
 class Read(Struct, frozen=True):

@@ -283,7 +283,7 @@ class LedgerStore:
     async def _erase(self, session_id: str) -> None:
         """The keys and routes go first: what a crash leaves, the next erasure still finds in the object."""
         name = codec.session_object(session_id)
-        for key, document in (await self._all(name, codec.CLAIMS)).items():
+        for key, document in (await self._all(name, codec.CLAIMS, bodies=True)).items():
             await self._claims.free(document.body, key.removeprefix(codec.CLAIMS))
         job_ids = [key.removeprefix(codec.JOBS) for key in await self._all(name, codec.JOBS)]
         owed = [key.rpartition(":")[2] for key in await self._all(name, codec.DELIVERIES)]
@@ -297,11 +297,11 @@ class LedgerStore:
         await self._documents.write(name, Batch(wipe=True, delete=erased))
         self._wakeups.announce(*(f"job:{job_id}" for job_id in job_ids))
 
-    async def _all(self, name: str, prefix: str) -> Found:
+    async def _all(self, name: str, prefix: str, *, bodies: bool = False) -> Found:
         found: dict[str, Document] = {}
         after = ""
         while True:
-            page = await self._documents.read(name, Read(spans=[Span(prefix, after, PAGE)]))
+            page = await self._documents.read(name, Read(spans=[Span(prefix, after, PAGE, bodies)]))
             found |= page
             if len(page) < PAGE:
                 return found
