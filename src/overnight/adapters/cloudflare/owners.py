@@ -1,46 +1,42 @@
-"""How an owner stands, kept in an object of its own: an entry for each open job, and what was spent today.
+"""How an owner stands, kept in an object of its own: a tally, and an entry for each open job (`tally.py`).
 
-Entries are written as they are and never counted up, so writing one again harms nothing. A job's entry comes before
-the job (a limit holds however many requests come at once) and changes after it. What a crash in between leaves is
-wrong in one direction, too full, and is mended by whoever is refused because of it.
+A job's entry comes before the job (a limit holds however many requests come at once) and changes after it. What a
+crash in between leaves is wrong in one direction, too full, and is mended by whoever is refused because of it.
 """
 
+import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
-from msgspec import Struct
 
-from overnight.adapters.cloudflare import codec
+from overnight.adapters.cloudflare import codec, tally
 from overnight.adapters.cloudflare.documents import ABSENT, Batch, Document, Documents, Read, Span
+from overnight.adapters.cloudflare.tally import Entry, Noted, Tally
 from overnight.domain.errors import Refused
 from overnight.domain.job import Job, Status
-from overnight.domain.standing import Check, Standing, day_of
+from overnight.domain.standing import Check
 from overnight.ports import Books, Clock, StorageBusy, StorageError
 
 log = logging.getLogger(__name__)
 
 TRIES = 50
+FAILURES = 3
+"""Of a note, before it is left to be mended: to make it again is safe."""
+FIRST_TRIES, PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 3, 0.01, 0.2
+"""Collisions at once are over in the time of a round trip; after the first ones each waits a little longer."""
 MOST = 10_000
-"""Entries that are counted: more open jobs than that no key should allow."""
+"""Open jobs that one look at the books counts."""
 MENDED = 50
-"""Entries that one refusal looks after."""
+"""Entries that one refusal looks after, and how often at most one does: a look at each job is paid for."""
+MEND_SECONDS = 30.0
 YOUNG_SECONDS = 30.0
 """The job of an entry may still be on its way."""
-_GUARD, _OPEN, _SPENT = "guard", "open:", "spent:"
+_TALLY, _OPEN = "tally", "open:"
 
 Found = Mapping[str, Document]
-
-
-class Entry(Struct, frozen=True):
-    session_id: str
-    status: Status
-    at: float
-    attempt: int = 0
-
-
 _entry = msgspec.json.Decoder(Entry)
-_amount = msgspec.json.Decoder(float)
+_tally = msgspec.json.Decoder(Tally)
 
 
 class Owners:
@@ -50,95 +46,91 @@ class Owners:
 
     async def reserve(self, job: Job, check: Check) -> None:
         """Make room for the job as it is about to be. Raises what `check` raises, StorageError."""
-        name, mended = codec.owner_object(job.owner), False
-        for _ in range(TRIES):
-            found = await self._documents.read(
-                name, Read(keys=[_GUARD], spans=[Span(_OPEN, limit=MOST), Span(_SPENT, limit=MOST)])
-            )
-            try:
-                check(job, self._standing(found))
-            except Refused:
-                if mended or not await self._mend(name, found):
-                    raise
-                mended = True
-                continue
-            version = found[_GUARD].version if _GUARD in found else ABSENT
-            put = {_GUARD: "", _OPEN + job.job_id: self._entry(job)}
-            if await self._documents.write(
-                name, Batch(expect={_GUARD: version}, put=put, delete=self._old(found))
-            ):
-                return
-        raise StorageBusy("The owner's jobs are changed by too many at once. Nothing was written: try again.")
+
+        def room(noted: Noted) -> Noted:
+            now = self._clock.now()
+            check(job, tally.standing(noted, job, now=now))
+            return tally.opened(noted, job, now=now)
+
+        try:
+            await self._note(job.owner, job.job_id, room)
+        except Refused:
+            if not await self._mend(job.owner):
+                raise
+            await self._note(job.owner, job.job_id, room)
 
     async def follow(self, before: Job | None, after: Job, *, reserved: bool) -> None:
         """Note what a written change has made of a job. What cannot be noted now is mended later."""
-        batch = self._moved(before, after, reserved=reserved)
-        if batch.put or batch.delete:
+        if not _matters(before, after, reserved=reserved):
+            return
+        for number in range(FAILURES):
             try:
-                await self._documents.write(codec.owner_object(after.owner), batch)
+                await self._note(
+                    after.owner,
+                    after.job_id,
+                    lambda noted: tally.followed(noted, before, after, now=self._clock.now()),
+                )
             except StorageError:
                 log.exception("could not note how the owner of job %s stands", after.job_id)
+                await asyncio.sleep(PAUSE_SECONDS * number)
+            else:
+                return
 
     async def forget(self, owner: str, job_ids: Iterable[str]) -> None:
-        entries = [_OPEN + job_id for job_id in job_ids]
-        await self._documents.write(codec.owner_object(owner), Batch(delete=entries))
+        for job_id in job_ids:
+            await self._note(owner, job_id, tally.forgotten)
 
     async def books(self, owner: str, *, day: int) -> Books:
         """What the owner's jobs have cost in that day, and the attempts that run. Raises StorageError."""
-        spans = [Span(_OPEN, limit=MOST), Span(f"{_SPENT}{day}:", limit=MOST)]
-        found = await self._documents.read(codec.owner_object(owner), Read(spans=spans))
+        read = Read(keys=[_TALLY], spans=[Span(_OPEN, limit=MOST)])
+        found = await self._documents.read(codec.owner_object(owner), read)
         running = frozenset(
             (key.removeprefix(_OPEN), entry.attempt)
             for key, entry in _entries(found).items()
             if entry.status is Status.PROCESSING
         )
-        return Books(spent_usd=sum(_amounts(found, day)), running=running)
+        return Books(spent_usd=_tally_in(found).spent.get(day, 0.0), running=running)
 
-    def _moved(self, before: Job | None, after: Job, *, reserved: bool) -> Batch:
-        put, delete = {}, []
-        if after.status.final:
-            delete = [_OPEN + after.job_id]
-        elif not reserved and (before is None or before.status is not after.status):
-            put[_OPEN + after.job_id] = self._entry(after)
-        spent = after.cost_usd - (before.cost_usd if before is not None else 0.0)
-        if spent:
-            day = day_of(self._clock.now())
-            put[f"{_SPENT}{day}:{after.job_id}:{after.attempt}"] = codec.encode(spent)
-        return Batch(put=put, delete=delete)
+    async def _note(self, owner: str, job_id: str, change: Callable[[Noted], Noted]) -> None:
+        """Change tally and entry in one transaction. Every writer counts on the tally's version, so on both."""
+        name, key = codec.owner_object(owner), _OPEN + job_id
+        for number in range(TRIES):
+            await _pause(number)
+            found = await self._documents.read(name, Read(keys=[_TALLY, key]))
+            before = _tally_in(found), _entry_in(found, key)
+            after = change(before)
+            if after == before:
+                return
+            if await self._documents.write(name, _batch(found, key, after)):
+                return
+        raise StorageBusy("The owner's jobs are changed by too many at once. Nothing was written: try again.")
 
-    def _standing(self, found: Found) -> Standing:
-        statuses = [entry.status for entry in _entries(found).values()]
-        queued = statuses.count(Status.QUEUED)
-        return Standing(
-            queued=queued,
-            processing=statuses.count(Status.PROCESSING),
-            spent_today_usd=sum(_amounts(found, day_of(self._clock.now()))),
-            queued_by_all=queued,
-        )
+    async def _mend(self, owner: str) -> bool:
+        """Compare some entries with the jobs themselves, each time the next ones. True if that may have helped."""
+        name, now = codec.owner_object(owner), self._clock.now()
+        found = await self._documents.read(name, Read(keys=[_TALLY]))
+        kept = _tally_in(found)
+        if now - kept.mended_at < MEND_SECONDS:
+            return False
+        span = Span(_OPEN, kept.mended_to, MENDED)
+        entries = _entries(await self._documents.read(name, Read(spans=[span])))
+        mended_to = max(entries) if len(entries) == MENDED else ""
+        kept = msgspec.structs.replace(kept, mended_to=mended_to, mended_at=now)
+        batch = Batch(expect={_TALLY: _version(found)}, put={_TALLY: codec.encode(kept)})
+        if not await self._documents.write(name, batch):
+            return False  # somebody else mends, or the owner's jobs move: the next refusal comes
+        for key, entry in entries.items():
+            if now - entry.at >= YOUNG_SECONDS:
+                await self._compare(owner, key.removeprefix(_OPEN), entry)
+        return True
 
-    def _old(self, found: Found) -> list[str]:
-        """What was spent on other days."""
-        today = f"{_SPENT}{day_of(self._clock.now())}:"
-        return [key for key in found if key.startswith(_SPENT) and not key.startswith(today)]
+    async def _compare(self, owner: str, job_id: str, entry: Entry) -> None:
+        job = await self._job(job_id, entry.session_id)
 
-    def _entry(self, job: Job) -> str:
-        return codec.encode(Entry(job.session_id, job.status, self._clock.now(), job.attempt))
+        def right(noted: Noted) -> Noted:
+            return tally.mended(noted, job, now=self._clock.now()) if noted[1] == entry else noted
 
-    async def _mend(self, name: str, found: Found) -> bool:
-        """Compare the oldest entries with the jobs themselves. True if there was something to mend."""
-        put: dict[str, str] = {}
-        delete: list[str] = []
-        for key, entry in sorted(_entries(found).items())[:MENDED]:
-            if self._clock.now() - entry.at < YOUNG_SECONDS:
-                continue
-            job = await self._job(key.removeprefix(_OPEN), entry.session_id)
-            if job is None or job.status.final:
-                delete.append(key)
-            elif job.status is not entry.status:
-                put[key] = self._entry(job)
-        if put or delete:
-            await self._documents.write(name, Batch(put=put, delete=delete))
-        return bool(put or delete)
+        await self._note(owner, job_id, right)
 
     async def _job(self, job_id: str, session_id: str) -> Job | None:
         key = codec.JOBS + job_id
@@ -148,9 +140,36 @@ class Owners:
         return codec.decode(Job, found[key].body)
 
 
+def _matters(before: Job | None, after: Job, *, reserved: bool) -> bool:
+    if before is None:
+        return not reserved
+    cost = after.cost_usd != before.cost_usd
+    return cost or (after.status is not before.status and (after.status.final or not reserved))
+
+
+def _batch(found: Found, key: str, noted: Noted) -> Batch:
+    kept, entry = noted
+    put = {_TALLY: codec.encode(kept)} | ({} if entry is None else {key: codec.encode(entry)})
+    delete = [key] if entry is None and key in found else []
+    return Batch(expect={_TALLY: _version(found)}, put=put, delete=delete)
+
+
+def _version(found: Found) -> int:
+    return found[_TALLY].version if _TALLY in found else ABSENT
+
+
+def _tally_in(found: Found) -> Tally:
+    return _tally.decode(found[_TALLY].body) if _TALLY in found else Tally()
+
+
+def _entry_in(found: Found, key: str) -> Entry | None:
+    return _entry.decode(found[key].body) if key in found else None
+
+
 def _entries(found: Found) -> dict[str, Entry]:
     return {key: _entry.decode(found[key].body) for key in found if key.startswith(_OPEN)}
 
 
-def _amounts(found: Found, day: int) -> list[float]:
-    return [_amount.decode(found[key].body) for key in found if key.startswith(f"{_SPENT}{day}:")]
+async def _pause(number: int) -> None:
+    if number > FIRST_TRIES:
+        await asyncio.sleep(min(PAUSE_SECONDS * number, LONGEST_PAUSE_SECONDS))
