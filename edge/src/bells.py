@@ -1,13 +1,19 @@
-"""The bells of new jobs, as messages of Cloudflare's queue."""
+"""The bells of jobs, as messages of Cloudflare's queue."""
 
+import logging
 import math
 
 import js
 import msgspec
 from pyodide.ffi import JsException
 
-from overnight.adapters.cloudflare.messages import Message, message_of
-from overnight.ports import Clock, JobStore, StorageFailed
+from overnight.adapters.cloudflare import codec
+from overnight.adapters.cloudflare.documents import Batch
+from overnight.adapters.cloudflare.messages import Message, bell, message_of
+from overnight.domain.job import Job, JobRequest
+from overnight.ports import Clock, StorageFailed
+
+log = logging.getLogger(__name__)
 
 MAX_DELAY_SECONDS = 12 * 3600
 """A bell for later rings then, and is put off again by the worker that finds the job too early."""
@@ -16,14 +22,28 @@ MAX_DELAY_SECONDS = 12 * 3600
 class QueueBells:
     """The half of the port `Queue` that the edge needs."""
 
-    def __init__(self, queue, store: JobStore, clock: Clock):
+    def __init__(self, queue, clock: Clock):
         self._queue = queue
-        self._store = store
         self._clock = clock
 
     async def send(self, job_id: str, *, at: float) -> None:
-        job = (await self._store.snapshot(job_id)).job
-        message = message_of(job, await self._store.request(job_id))
+        await self._send(bell(job_id, timestamp=int(self._clock.now() * 1000)), at)
+
+    async def ring(self, batch: Batch) -> None:
+        """What a written batch rings for. A new job's message has the plan's schema: its documents are at hand."""
+        for job_id, at in batch.rings.items():
+            try:
+                await self._send(self._message(job_id, batch), at)
+            except StorageFailed:
+                log.exception("could not ring for job %s: its alarm will", job_id)
+
+    def _message(self, job_id: str, batch: Batch) -> Message:
+        job, request = (batch.put.get(prefix + job_id) for prefix in (codec.JOBS, codec.REQUESTS))
+        if job is None or request is None:
+            return bell(job_id, timestamp=int(self._clock.now() * 1000))
+        return message_of(codec.decode(Job, job), codec.decode(JobRequest, request))
+
+    async def _send(self, message: Message, at: float) -> None:
         delay = min(max(math.ceil(at - self._clock.now()), 0), MAX_DELAY_SECONDS)
         try:
             await self._queue.send(_as_json(message), {"contentType": "json", "delaySeconds": delay})

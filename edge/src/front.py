@@ -11,7 +11,7 @@ from workers import env
 
 from bells import QueueBells
 from mirror import Mirror
-from objects import BoundDocuments, MirroredDocuments
+from objects import BoundDocuments, MirroredDocuments, RingingDocuments
 from overnight.adapters.cloudflare.keys import SecretKeys
 from overnight.adapters.cloudflare.ledger import LedgerStore
 from overnight.adapters.cloudflare.polling import PollingWakeups
@@ -54,11 +54,11 @@ class Edge:
     def __init__(self, env):
         self.clock, self.entropy = SystemClock(), SystemEntropy()
         self.objects = BoundDocuments(env.LEDGER)
+        self.queue = QueueBells(env.QUEUE, self.clock)
         mirror = Mirror(env.STATUS, self.clock)
-        self.documents = MirroredDocuments(self.objects, mirror)
+        self.documents = MirroredDocuments(RingingDocuments(self.objects, self.queue), mirror)
         wakeups = PollingWakeups(LOOK_SECONDS)
         self.store = LedgerStore(self.documents, wakeups, self.clock, no_turns)
-        self.queue = QueueBells(env.QUEUE, self.store, self.clock)
         self.tend_seconds = float(_given(env, "OVERNIGHT_TEND_SECONDS") or TEND_SECONDS)
         parts = ApiParts(
             store=self.store,

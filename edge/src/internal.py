@@ -1,4 +1,4 @@
-"""The ledger for workers: an authenticated and versioned interface that only reads and writes documents."""
+"""The ledger for workers: an authenticated and versioned interface that reads and writes documents, and rings."""
 
 import hmac
 from urllib.parse import parse_qs
@@ -13,6 +13,7 @@ from overnight.adapters.cloudflare.documents import (
     DocumentTooLarge,
     Written,
     batch_order,
+    bell_order,
     text,
 )
 from overnight.ports import StorageError
@@ -35,6 +36,10 @@ async def answer(edge: Edge, request, path: str, query: str, token: str | None) 
                 told = await edge.objects.read_text(name, order)
             case "write":
                 told = text(Written(await edge.documents.write(name, batch_order.decode(order))))
+            case "ring":
+                bell = bell_order.decode(order)
+                await edge.queue.send(bell.job_id, at=bell.at)
+                told = ""
             case _:
                 return Response("", status=404)
     except msgspec.DecodeError:

@@ -4,10 +4,12 @@ import logging
 
 from pyodide.ffi import JsException
 
+from bells import QueueBells
 from mirror import Mirror
 from overnight.adapters.cloudflare.documents import (
     Batch,
     Document,
+    Documents,
     Read,
     found_answer,
     text,
@@ -43,10 +45,27 @@ class BoundDocuments:
             raise StorageFailed("The ledger could not be reached.") from error
 
 
+class RingingDocuments:
+    """The port `Documents`: the bells of a batch ring once it is written. One that fails is rung by the alarm."""
+
+    def __init__(self, documents: Documents, bells: QueueBells):
+        self._documents = documents
+        self._bells = bells
+
+    async def read(self, name: str, read: Read) -> dict[str, Document]:
+        return await self._documents.read(name, read)
+
+    async def write(self, name: str, batch: Batch) -> bool:
+        written = await self._documents.write(name, batch)
+        if written:
+            await self._bells.ring(batch)
+        return written
+
+
 class MirroredDocuments:
     """The port `Documents`: what is written of a job's status is told to the mirror, after it is written."""
 
-    def __init__(self, documents: BoundDocuments, mirror: Mirror):
+    def __init__(self, documents: Documents, mirror: Mirror):
         self._documents = documents
         self._mirror = mirror
 

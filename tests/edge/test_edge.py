@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from overnight.adapters.cloudflare import codec
-from overnight.adapters.cloudflare.documents import PROTOCOL_HEADER, Batch, Read
+from overnight.adapters.cloudflare.documents import PROTOCOL, PROTOCOL_HEADER, Batch, Read
 from overnight.adapters.cloudflare.ledger import LedgerStore
 from overnight.adapters.cloudflare.over_http import HttpDocuments, edge_documents
 from overnight.adapters.cloudflare.queue import CloudflareQueue, QueueAddress, cloudflare_queue
@@ -39,6 +39,15 @@ async def bell_of(queue: CloudflareQueue, job_id: str) -> Bell:
                 await queue.ack(bell)
 
 
+async def hushed(queue: CloudflareQueue, job_ids: set[str]) -> None:
+    """Answer the first bells of these jobs, in whichever order they come."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while job_ids:
+            for bell in await queue.receive(limit=10, visibility_seconds=60, wait_seconds=5):
+                job_ids.discard(bell.job_id)
+                await queue.ack(bell)
+
+
 async def begin(ledger: LedgerStore, job_id: str, clock: Clock) -> Job:
     decide = start(worker="w", now=clock.now(), lease_seconds=60, isolation="namespace")
     return (await ledger.change(job_id, decide)).job
@@ -54,6 +63,27 @@ async def test_an_accepted_job_rings_in_the_queue(edge: httpx.AsyncClient, queue
     bell = await bell_of(queue, job["job_id"])
     assert bell.rung == 1
     await queue.ack(bell)
+
+
+async def test_the_end_of_a_job_rings_for_the_next_of_its_session_without_the_worker(
+    edge: httpx.AsyncClient, queue: CloudflareQueue, ledger: LedgerStore, clock: Clock, entropy: Entropy
+) -> None:
+    """Cloudflare's API would take four calls a second of all workers together; the edge's queue takes thousands."""
+    first = await submit(edge)
+    second = await submit(edge, session_id=first["session_id"])
+    await hushed(queue, {first["job_id"], second["job_id"]})
+    await begin(ledger, first["job_id"], clock)
+    await end(ledger, first["job_id"], clock, entropy)
+    await queue.ack(await bell_of(queue, second["job_id"]))
+
+
+async def test_a_worker_rings_by_way_of_the_edge(
+    edge: httpx.AsyncClient, queue: CloudflareQueue, documents: HttpDocuments, clock: Clock
+) -> None:
+    job_id = (await submit(edge))["job_id"]
+    await queue.ack(await bell_of(queue, job_id))
+    await documents.ring(job_id, at=clock.now())
+    await queue.ack(await bell_of(queue, job_id))
 
 
 async def test_a_number_that_javascript_cannot_hold_does_not_stop_the_bell(
@@ -196,7 +226,7 @@ async def test_the_ledgers_door(
 ) -> None:
     own = {
         "Authorization": f"Bearer {edge_settings['OVERNIGHT_LEDGER_TOKEN']}",
-        PROTOCOL_HEADER: "1",
+        PROTOCOL_HEADER: PROTOCOL,
         **headers,
     }
     path = path if "?" in path else f"{path}?object=x"

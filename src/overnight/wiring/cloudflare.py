@@ -56,7 +56,7 @@ async def edge_parts(settings: Settings, own: Wakeups, clock: Clock) -> AsyncIte
             yield EdgeParts(
                 store=store,
                 index=index,
-                queue=DebtQueue(pulled, store, index, wakeups),
+                queue=DebtQueue(pulled, documents.ring, store, index, wakeups),
                 wakeups=wakeups,
                 keys=SecretKeys(settings.keys.get_secret_value() if settings.keys else None),
             )

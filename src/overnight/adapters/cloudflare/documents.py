@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from overnight.ports import StorageFailed
 
-PROTOCOL = "1"
+PROTOCOL = "2"
 """Of the interface between edge and worker. Each names its own with every call, and refuses another."""
 PROTOCOL_HEADER = "overnight-protocol"
 ABSENT = 0
@@ -55,13 +55,22 @@ class Read(Struct, frozen=True):
 class Batch(Struct, frozen=True):
     """What to write in one transaction, if each document still has the version that is expected of it.
 
-    `wipe` deletes all that the object holds, before `put`.
+    `wipe` deletes all that the object holds, before `put`. `rings` are the jobs whose bells are to ring once it is
+    written, each with its time: the edge has the queue, and no limit on what it sends there.
     """
 
     expect: Mapping[str, int] = {}
     put: Mapping[str, str] = {}
     delete: Sequence[str] = ()
     wipe: bool = False
+    rings: Mapping[str, float] = {}
+
+
+class Bell(Struct, frozen=True):
+    """A bell that is asked for without a write."""
+
+    job_id: str
+    at: float
 
 
 class Found(Struct, frozen=True):
@@ -88,6 +97,7 @@ class Documents(Protocol):
 
 read_order = msgspec.json.Decoder(Read)
 batch_order = msgspec.json.Decoder(Batch)
+bell_order = msgspec.json.Decoder(Bell)
 found_answer = msgspec.json.Decoder(Found)
 written_answer = msgspec.json.Decoder(Written)
 

@@ -7,6 +7,7 @@ versions; if another was faster, it reads and decides again.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from overnight.adapters.cloudflare import codec
@@ -46,7 +47,7 @@ Found = Mapping[str, Document]
 
 
 class LedgerStore:
-    """The port `JobStore`. The bells of a change are left to the caller.
+    """The port `JobStore`. The bells of a change go with its write, and the edge rings them.
 
     A `check` is told how the owner stands, but not how many jobs wait for all owners: `queued_by_all` are the
     owner's own (docs/decisions/0081).
@@ -170,7 +171,7 @@ class LedgerStore:
                 if await self._admitted(name, found, change, request, idempotency, check):
                     await self._owners.follow(None, change.job, reserved=check is not None)
                     self._announce(change)
-                    return Created(change=change, replayed=False)
+                    return Created(change=replace(change, rings=()), replayed=False)
         raise _too_busy()
 
     async def _admitted(
@@ -214,7 +215,7 @@ class LedgerStore:
         if idempotency is not None:
             put[codec.CLAIMS + job_id] = codec.claim_object(idempotency)
         expect = {codec.SESSION: _version(found, codec.SESSION), codec.JOBS + job_id: ABSENT}
-        return await self._documents.write(name, Batch(expect=expect, put=put))
+        return await self._documents.write(name, Batch(expect=expect, put=put, rings=_rings(change)))
 
     async def _change(self, job_id: str, decide: Decide, check: Check | None) -> Change:
         name, key = await self._place(job_id), codec.JOBS + job_id
@@ -231,7 +232,7 @@ class LedgerStore:
                 if await self._write_change(name, found, change, before):
                     await self._owners.follow(before.job, change.job, reserved=check is not None)
                     self._announce(change)
-                    return change
+                    return replace(change, rings=())
         raise _too_busy()
 
     async def _write_change(self, name: str, found: Found, change: Change, before: Snapshot) -> bool:
@@ -243,7 +244,7 @@ class LedgerStore:
         if change.session == before.session:
             del put[codec.SESSION]
         expect = {key: _version(found, key) for key in (codec.SESSION, codec.JOBS + job_id)}
-        return await self._documents.write(name, Batch(expect=expect, put=put))
+        return await self._documents.write(name, Batch(expect=expect, put=put, rings=_rings(change)))
 
     async def _change_session(self, session_id: str, decide: Callable[[Session | None], Session]) -> Session:
         name = codec.session_object(session_id)
@@ -341,6 +342,10 @@ def _documents(change: Change) -> dict[str, str]:
     }
     own = {codec.JOBS + job.job_id: codec.encode(job), codec.SESSION: codec.encode(change.session)}
     return own | events | deliveries
+
+
+def _rings(change: Change) -> dict[str, float]:
+    return {bell.job_id: bell.at for bell in change.rings}
 
 
 def _session(found: Found) -> Session | None:

@@ -11,6 +11,7 @@ from overnight.adapters.cloudflare.documents import (
     PROTOCOL,
     PROTOCOL_HEADER,
     Batch,
+    Bell,
     Document,
     Read,
     check_sizes,
@@ -22,7 +23,7 @@ from overnight.ports import StorageBusy, StorageFailed
 
 T = TypeVar("T")
 
-READ, WRITE = "/internal/ledger/read", "/internal/ledger/write"
+READ, WRITE, RING = "/internal/ledger/read", "/internal/ledger/write", "/internal/ledger/ring"
 TIMEOUT_SECONDS = 30.0
 BUSY = frozenset({429, 502, 503, 504})
 MEANINGS: Mapping[int, str] = {
@@ -33,7 +34,7 @@ MEANINGS: Mapping[int, str] = {
 
 
 class HttpDocuments:
-    """The port `Documents`."""
+    """The port `Documents`, and the way to the queue's bells."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
@@ -46,6 +47,10 @@ class HttpDocuments:
         check_sizes(batch)
         answer = await self._post(WRITE, name, text(batch))
         return _decoded(written_answer, answer).written
+
+    async def ring(self, job_id: str, *, at: float) -> None:
+        """By way of the edge: Cloudflare's API takes 1,200 calls in five minutes from all workers together."""
+        await self._post(RING, job_id, text(Bell(job_id, at)))
 
     async def _post(self, path: str, name: str, body: str) -> bytes:
         try:

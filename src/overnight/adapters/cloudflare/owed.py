@@ -5,6 +5,7 @@ the job again, and whoever answers that bell finds the debt.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from overnight.domain.job import Delivery, DeliveryStatus, Job, Session, Snapshot, Status
 from overnight.ports import Bell, JobStore, Page, Queue, StorageError, StorageFailed, Wakeups
@@ -61,15 +62,21 @@ class OwnIndex:
         raise StorageFailed("A ledger keeps no list of sessions.")
 
 
-class DebtQueue:
-    """The port `Queue`: whoever answers a bell looks whether its job owes a webhook."""
+class Ringing(Protocol):
+    async def __call__(self, job_id: str, *, at: float) -> None: ...
 
-    def __init__(self, queue: Queue, store: JobStore, index: OwnIndex, wakeups: Wakeups) -> None:
+
+class DebtQueue:
+    """The port `Queue`: the edge rings, and whoever answers a bell looks whether its job owes a webhook."""
+
+    def __init__(
+        self, queue: Queue, ring: Ringing, store: JobStore, index: OwnIndex, wakeups: Wakeups
+    ) -> None:
         self._queue = queue
         self._store = store
         self._index = index
         self._wakeups = wakeups
-        self.send = queue.send
+        self.send = ring
         self.receive = queue.receive
         self.retry = queue.retry
 
