@@ -1,29 +1,18 @@
-"""One object of the ledger: versioned documents in the SQLite storage of a Durable Object."""
+"""One object of the ledger: versioned documents in the SQLite storage of a Durable Object, and an alarm."""
 
 import logging
+import math
 
 from workers import DurableObject
 
 from front import this_edge
-from overnight.adapters.cloudflare import codec
-from overnight.adapters.cloudflare.documents import (
-    Found,
-    Read,
-    Span,
-    Written,
-    batch_order,
-    read_order,
-    text,
-)
+from overnight.adapters.cloudflare import looks, sights
+from overnight.adapters.cloudflare.documents import Found, Written, batch_order, read_order, text
 from overnight.adapters.cloudflare.object_rows import ObjectRows
-from overnight.domain.job import Delivery, DeliveryStatus, Session
 from overnight.ports import StorageError
-from tending import Looked, is_owing, looked, tend
+from tending import tend
 
 log = logging.getLogger(__name__)
-
-LOOKED = "looked"
-"""What the last alarm saw, kept beside the documents: an object is soon put to sleep."""
 
 
 class Ledger(DurableObject):
@@ -41,42 +30,34 @@ class Ledger(DurableObject):
         """One transaction: if one of the writes fails, none of them was made."""
         batch, now = batch_order.decode(order), this_edge().clock.now()
         written = self._storage.transactionSync(lambda: self._rows.write(batch, now=now))
-        if written and codec.SESSION in batch.expect and await self._storage.getAlarm() is None:
-            await self._set_alarm()
+        if written and sights.concerns_alarm(batch):
+            seen = sights.sight_of_a_write(self._rows, batch)
+            await self._look_by(looks.after_a_write(seen, now=now, tend_seconds=this_edge().tend_seconds))
         return text(Written(written))
 
     async def alarm(self, _info=None) -> None:
         """Look after the session as long as there is something to look after."""
-        found = self._rows.read(Read(keys=[codec.SESSION]))
-        if not found:
-            return
-        session = codec.decode(Session, found[codec.SESSION].body)
-        kept = await self._storage.get(LOOKED)
-        before = looked.decode(kept) if isinstance(kept, str) else Looked()
+        edge = this_edge()
         try:
-            after = await tend(this_edge(), session.line, self._owing(), before)
-            await self._storage.put(LOOKED, text(after))
+            await tend(edge, sights.sight_of_all(self._rows))
         except StorageError:  # the runtime tries a failed alarm again only so often, and then never
             log.exception("could not look after a session")
-        if session.line or self._owes():
-            await self._set_alarm()
+        now, chance = edge.clock.now(), edge.entropy.chance()
+        seen = sights.sight_of_all(self._rows)
+        at = looks.after_a_look(seen, now=now, tend_seconds=edge.tend_seconds, chance=chance)
+        if at is not None:
+            await self._set_alarm(at)
 
-    async def _set_alarm(self) -> None:
-        edge = this_edge()
-        await self._storage.setAlarm(int((edge.clock.now() + edge.tend_seconds) * 1000))
+    async def _look_by(self, at: float | None) -> None:
+        """Bring the alarm forward, if it would come later. To set it is a row, to ask is none."""
+        if at is None:
+            return
+        is_set = await self._storage.getAlarm()
+        if is_set is None or is_set > at * 1000:
+            await self._set_alarm(at)
 
-    def _owing(self) -> list[str]:
-        """The jobs whose webhooks nobody has tried for a while."""
-        now = this_edge().clock.now()
-        late = [owed.job_id for owed in self._deliveries() if is_owing(owed.status, owed.next_at, now)]
-        return sorted(set(late))
-
-    def _owes(self) -> bool:
-        return any(owed.status is DeliveryStatus.OWED for owed in self._deliveries())
-
-    def _deliveries(self) -> list[Delivery]:
-        found = self._rows.read(Read(spans=[Span(codec.DELIVERIES, limit=10_000)]))
-        return [codec.decode(Delivery, document.body) for document in found.values()]
+    async def _set_alarm(self, at: float) -> None:
+        await self._storage.setAlarm(math.ceil(at * 1000))
 
     def _executed(self, statement: str, *values) -> list:
         return [tuple(row) for row in self._storage.sql.exec(statement, *values).raw().toArray()]

@@ -14,12 +14,13 @@ from starlette.responses import Response
 
 from overnight.adapters.cloudflare import codec
 from overnight.adapters.cloudflare.documents import Batch, Documents, Read
+from overnight.adapters.cloudflare.sights import moved_jobs
 from overnight.api.access import caller_of
 from overnight.api.jobs import status as from_ledger
 from overnight.api.parts import ApiParts
 from overnight.api.requests import job_id_of
 from overnight.api.views import job_view
-from overnight.domain.job import Event, Job, Session, Snapshot, Status
+from overnight.domain.job import Job, Session, Snapshot, Status
 from overnight.ports import Clock
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,6 @@ TTL_SECONDS = 7 * 86400
 """Given with every write: one without it would drop it."""
 FRESH_SECONDS = 60.0
 AGAIN_SECONDS = 1.1
-TRANSITION = "job."
 
 
 class Mirror:
@@ -40,7 +40,7 @@ class Mirror:
         """Show what a written batch has changed."""
         for job_id in _erased(batch):
             await self._forget(job_id)
-        for job_id in _moved(batch):
+        for job_id in moved_jobs(batch):
             session = batch.put.get(codec.SESSION)
             if session is None:
                 found = await documents.read(name, Read(keys=[codec.SESSION]))
@@ -99,13 +99,6 @@ class Mirror:
 
 def _key(job_id: str) -> str:
     return f"status:{job_id}"
-
-
-def _moved(batch: Batch) -> list[str]:
-    """The jobs that went from one status to another."""
-    events = [key for key in batch.put if key.startswith(codec.EVENTS)]
-    moved = [key for key in events if codec.decode(Event, batch.put[key]).type.startswith(TRANSITION)]
-    return sorted({key.split(":")[1] for key in moved})
 
 
 def _erased(batch: Batch) -> list[str]:

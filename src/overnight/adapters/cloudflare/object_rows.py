@@ -27,6 +27,7 @@ SPAN = "SELECT key, version, pieces, body FROM documents WHERE key > ? AND key <
 KEYS = (
     "SELECT key, version, 1, '' FROM documents WHERE key > ? AND key < ? AND piece = 0 ORDER BY key LIMIT ?"
 )
+HAVING = "SELECT version, body FROM documents WHERE key > ? AND key < ? AND instr(body, ?) AND pieces = 1"
 REST = "SELECT body FROM documents WHERE key = ? AND piece > 0 ORDER BY piece"
 PUT = "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?)"
 SHORTEN = "DELETE FROM documents WHERE key = ? AND piece >= ?"
@@ -46,6 +47,11 @@ class ObjectRows:
         for span in read.spans:
             rows += self._span(span)
         return {key: Document(version, self._whole(key, pieces, body)) for key, version, pieces, body in rows}
+
+    def having(self, prefix: str, words: str) -> list[Document]:
+        """Documents whose keys begin so and whose bodies hold these words, of those that are one row."""
+        rows = self._execute(HAVING, prefix, prefix + LAST, words)
+        return [Document(version, body) for version, body in rows]
 
     def written_at(self, key: str) -> float | None:
         """When the document was last put, by the object's clock; None if it is not there."""
