@@ -106,7 +106,7 @@ class Roster:
 
 
 def done(result: str = "done", *, cost: float = 0.5) -> Outcome:
-    return Outcome(ending=Ending.DONE, result=result, session_cost_usd=cost)
+    return Outcome(ending=Ending.DONE, result=result, cost_usd=cost)
 
 
 def writes(name: str, content: str, outcome: Outcome) -> Act:

@@ -38,7 +38,7 @@ class Sight:
         self.files = {str(path.relative_to(root)): path.read_text() for path in sorted(found)}
         self.home = sorted(path.name for path in order.workspace.home.iterdir())
         self.talk = (order.workspace.transcripts / "talk.jsonl").read_text()
-        return Outcome(ending=Ending.DONE, result="looked", session_cost_usd=0.5)
+        return Outcome(ending=Ending.DONE, result="looked", cost_usd=0.5)
 
 
 async def builds(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
@@ -50,7 +50,7 @@ async def builds(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
     (root / "run").symlink_to("a.txt")
     (order.workspace.home / ".bashrc").write_text("alias ls=rm")
     (order.workspace.transcripts / "talk.jsonl").write_text("{}\n")
-    return Outcome(ending=Ending.DONE, result="built", session_cost_usd=0.25)
+    return Outcome(ending=Ending.DONE, result="built", cost_usd=0.25)
 
 
 async def first_of(world: Any, **options: Any) -> Any:
@@ -181,7 +181,7 @@ async def test_while_a_run_goes_on_nothing_large_is_deleted(world: Any) -> None:
     async def act(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
         await world.sweep().once()
         assert all(place.is_dir() for place in kept)
-        return Outcome(ending=Ending.DONE, result="", session_cost_usd=0.1)
+        return Outcome(ending=Ending.DONE, result="", cost_usd=0.1)
 
     await world.submit()
     await world.run_next(act)
@@ -214,7 +214,7 @@ async def test_a_link_on_the_way_to_the_conversation_moves_nothing_foreign(
         claude = order.workspace.home / ".claude"
         claude.rename(claude.with_name("moved"))
         claude.symlink_to(tmp_path / "foreign")
-        return Outcome(ending=Ending.DONE, result="planted", session_cost_usd=0.1)
+        return Outcome(ending=Ending.DONE, result="planted", cost_usd=0.1)
 
     job = await world.submit()
     await world.run_next(plants)

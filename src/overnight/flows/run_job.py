@@ -242,6 +242,7 @@ def _order(job: Job, request: JobRequest, prepared: Prepared) -> RunOrder:
         request=request,
         workspace=prepared.workspace,
         spent_usd=job.cost_usd,
+        charged_attempt=job.charged_attempt,
         owner=job.owner,
         daily_budget_usd=job.daily_budget_usd,
         models=job.models,

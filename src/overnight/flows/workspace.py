@@ -161,8 +161,9 @@ class Workspaces:
         return await asyncio.to_thread(self._unchanged, workspace_at(root), Baseline(root))
 
     def saving(self, job: Job, session: Session, cost_usd: float) -> Saving:
-        """The archive that the attempt leaves, under the attempt's name."""
-        return self._saving(job, session, archive_name(job), cost_usd, settled=True)
+        """The archive that the attempt leaves, under the attempt's name. It has cost `cost_usd`."""
+        so_far = round(session.cost_usd + cost_usd, 9)
+        return self._saving(job, session, archive_name(job), so_far, settled=True)
 
     def checkpoint(self, job: Job, session: Session, number: int, *, settled: bool) -> Saving:
         return self._saving(job, session, checkpoint_name(job, number), session.cost_usd, settled=settled)
