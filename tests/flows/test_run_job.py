@@ -5,8 +5,6 @@ import io
 import zipfile
 from typing import Any
 
-import pytest
-
 from overnight.domain import transitions
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import Status, WaitingFor
