@@ -91,7 +91,11 @@ async def test_the_next_job_finds_what_it_would_have_restored_and_fetches_nothin
     assert warm.files == {"a.txt": "a", "run": "a", "sub/b.txt": "b"}
 
 
-async def test_a_follow_up_that_starts_with_the_finish_waits_for_what_is_kept(world: Any) -> None:
+@pytest.mark.parametrize("users", [(), ((43_100, 43_100), (43_101, 43_101))])
+async def test_a_follow_up_that_starts_with_the_finish_waits_for_what_is_kept(world: Any, users: Any) -> None:
+    if users and os.geteuid() != 0:
+        pytest.skip("only root can give runs users of their own")
+    world.agent.users = list(users[1:])
     first = await world.submit()
     second, sight = await world.submit(session_id=first.session_id), Sight()
     publish = world.archives.publish
@@ -100,6 +104,7 @@ async def test_a_follow_up_that_starts_with_the_finish_waits_for_what_is_kept(wo
     async def starts_the_next(name: str, alias: str) -> None:
         await publish(name, alias)
         if not follow_up:
+            world.agent.users = list(users)
             follow_up.append(world.begin())
             await world.until(second.job_id, "job.started")
 
@@ -140,6 +145,24 @@ async def test_one_that_belongs_to_another_user_of_the_system_is_thrown_away(wor
     make_empty(world.data / "root")
     assert not warm.take(world.data / "root", session, (42001, 42001))
     assert not kept.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give runs users of their own")
+async def test_a_follow_up_gets_the_user_whose_workspace_is_kept(world: Any) -> None:
+    """Also where lower users are free by then."""
+    first, second = (43_100, 43_100), (43_101, 43_101)
+    world.agent.users = [second]
+    session, _ = await first_of(world)
+    world.agent.users = [first, second]
+    _, ready = await next_of(world, session)
+    assert ready["source"] == Source.WARM
+    assert world.agent.orders[-1].workspace.owner == second
+    world.agent.users = [first]
+    _, ready = await next_of(world, session)
+    assert ready["source"] == Source.ARCHIVE, "its user is another run's"
+    world.agent.users = [second, first]
+    _, ready = await next_of(world, session)
+    assert (ready["source"], world.agent.orders[-1].workspace.owner) == (Source.WARM, first)
 
 
 async def test_one_of_another_owner_is_thrown_away(world: Any) -> None:

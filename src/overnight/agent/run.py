@@ -43,7 +43,7 @@ from overnight.agent.traffic import Traffic
 from overnight.domain.errors import ErrorCode
 from overnight.domain.outcome import Ending, Outcome, failed
 from overnight.domain.redaction import Redactor
-from overnight.ports import Clock, Entropy, RunOrder, Slot, Stop, Workspace
+from overnight.ports import Clock, Entropy, Owner, RunOrder, Slot, Stop, Workspace
 from overnight.resolving import Resolver, system_resolver
 from overnight.settings import Settings
 
@@ -133,11 +133,11 @@ class ClaudeAgent:
         return self.chosen.refusal(self.settings.min_isolation)
 
     @contextlib.asynccontextmanager
-    async def slot(self) -> AsyncIterator[Slot]:
+    async def slot(self, *, prefer: Owner | None = None) -> AsyncIterator[Slot]:
         if not self.chosen.owned:
             yield Slot()
             return
-        async with self.slots.taken() as owner:
+        async with self.slots.taken(prefer) as owner:
             yield Slot(owner=owner)
 
     async def run(self, order: RunOrder, *, emit: Emit, stop: Stop) -> Outcome:

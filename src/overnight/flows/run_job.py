@@ -177,7 +177,8 @@ class Runner:
     async def _outcome(self, attempt: Attempt) -> tuple[Outcome, bool]:
         """How the attempt ended, and whether its workspace holds anything to save."""
         try:
-            async with self.agent.slot() as slot:
+            prefer = await self.workspaces.kept_for(attempt.session)
+            async with self.agent.slot(prefer=prefer) as slot:
                 return await self._in_slot(slot, attempt), True
         except WorkspaceUnavailable as unavailable:
             return failed(unavailable.code, unavailable.message), False

@@ -145,8 +145,7 @@ class Workspaces:
 
     async def prepare(self, job: Job, session: Session, owner: Owner | None = None) -> Prepared:
         """Restore the newest state of the job's files, for `owner`. Raises WorkspaceUnavailable, OSError."""
-        if (settling := self._settling.get(session.session_id)) is not None:
-            await settling.wait()
+        await self._settled(session)
         root = self.root(job.job_id, job.attempt)
         prepared = await self._newest(job, session, root, owner)
         await asyncio.to_thread(self._remove, self.earlier(job))
@@ -154,6 +153,15 @@ class Workspaces:
             return prepared
         await asyncio.to_thread(_give_away, prepared.workspace, owner)
         return replace(prepared, workspace=replace(prepared.workspace, owner=owner))
+
+    async def kept_for(self, session: Session) -> Owner | None:
+        """The user whom the workspace belongs to that is kept for the session's next job: only its runs go on in it."""
+        await self._settled(session)
+        return await asyncio.to_thread(self._warm.user_for, session)
+
+    async def _settled(self, session: Session) -> None:
+        if (settling := self._settling.get(session.session_id)) is not None:
+            await settling.wait()
 
     async def unchanged(self, job: Job) -> bool:
         """Whether the tree is what its last archive holds, be that a checkpoint or what it was restored from."""

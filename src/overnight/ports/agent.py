@@ -74,9 +74,10 @@ class Agent(Protocol):
         """What was measured of the tier: the name of each property, and whether it holds."""
         ...
 
-    def slot(self) -> AbstractAsyncContextManager[Slot]:
+    def slot(self, *, prefer: Owner | None = None) -> AbstractAsyncContextManager[Slot]:
         """Held from before the workspace is prepared until the run has returned; no two runs of this machine
-        hold the same owner at once. Entering raises OSError if there is none."""
+        hold the same owner at once. It is that of `prefer`, if there is such a slot and nobody holds it. Entering
+        raises OSError if there is none."""
         ...
 
     async def run(
