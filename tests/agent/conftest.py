@@ -125,13 +125,16 @@ class Stage:
         self.events.append((kind, fields))
         self._news.set()
 
-    def start(self, prompt: str, *, spent_usd: float = 0.0, **options: Any) -> "asyncio.Task[Outcome]":
+    def start(
+        self, prompt: str, *, spent_usd: float = 0.0, attempt: int = 1, charged: int = 1, **options: Any
+    ) -> "asyncio.Task[Outcome]":
         self.events.clear()
         self.stop = Order()
         give_away(self.workspace)
         order = RunOrder(
             job_id="job_1",
-            attempt=1,
+            attempt=attempt,
+            charged_attempt=charged,
             session_id=self.session_id,
             prompt=prompt,
             request=JobRequest(prompt=prompt, **options),

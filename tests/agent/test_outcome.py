@@ -15,6 +15,7 @@ from claude_agent_sdk import (
     SystemMessage,
 )
 
+from overnight.agent.counted import Counted
 from overnight.agent.outcome import Record, code_of_status, outcome_of
 from overnight.agent.prices import Metered
 from overnight.domain.errors import ErrorCode
@@ -53,7 +54,7 @@ def test_only_a_result_without_an_error_is_done() -> None:
         ending=Ending.DONE,
         result="fine",
         num_turns=3,
-        session_cost_usd=0.5,
+        cost_usd=0.5,
         usage=Usage(input_tokens=10, output_tokens=2, cache_read_input_tokens=7),
     )
 
@@ -96,7 +97,7 @@ FAILED_RESULTS = [
 def test_failed_results(message: ResultMessage, code: ErrorCode) -> None:
     outcome = judge(message)
     assert (outcome.ending, outcome.code) == (Ending.FAILED, code)
-    assert outcome.session_cost_usd == 0.5, "a failure has its price too"
+    assert outcome.cost_usd == 0.5, "a failure has its price too"
     assert outcome.message
 
 
@@ -138,7 +139,7 @@ def test_a_refused_key_is_known_at_the_first_retry() -> None:
 def test_a_stopped_run_is_interrupted_whatever_it_died_of() -> None:
     aborted = result(is_error=True, subtype="error_during_execution", terminal_reason="aborted_tools")
     assert judge(aborted, stopped=True).ending is Ending.INTERRUPTED
-    assert judge(aborted, stopped=True).session_cost_usd == 0.5
+    assert judge(aborted, stopped=True).cost_usd == 0.5
     assert judge(stopped=True, error=ProcessError("killed", exit_code=-9)).ending is Ending.INTERRUPTED
 
 
@@ -163,15 +164,23 @@ def test_without_a_result_usage_and_cost_are_those_that_the_gateway_counted() ->
     counted = Metered(Usage(output_tokens=6), 0.25)
     outcome = judge(stopped=True, metered=counted)
     assert outcome.usage == Usage(output_tokens=6)
-    assert (outcome.session_cost_usd, outcome.counted_cost_usd) == (None, 0.25)
-    assert judge(result(), metered=counted).counted_cost_usd is None, "its own total counts"
+    assert outcome.cost_usd == 0.25
+    assert judge(result(), metered=counted).cost_usd == 0.5, "its own total counts"
 
 
 @pytest.mark.parametrize("cut", [{"stopped": True}, {"over_budget": True}])
-def test_the_total_of_a_run_that_was_cut_short_is_not_believed_alone(cut: dict[str, bool]) -> None:
-    aborted = result(is_error=True, subtype="error_during_execution", total_cost_usd=0.0)
-    outcome = judge(aborted, metered=Metered(Usage(output_tokens=6), 0.25), **cut)
-    assert (outcome.session_cost_usd, outcome.counted_cost_usd) == (0.0, 0.25)
+@pytest.mark.parametrize(("total", "cost"), [(1.0, 0.25), (1.5, 0.5)])
+def test_of_a_run_that_was_cut_short_the_larger_count_is_believed(
+    cut: dict[str, bool], total: float, cost: float
+) -> None:
+    aborted = result(is_error=True, subtype="error_during_execution", total_cost_usd=total)
+    outcome = judge(aborted, counted=Counted(1.0), metered=Metered(Usage(output_tokens=6), 0.25), **cut)
+    assert outcome.cost_usd == cost
+
+
+def test_a_run_costs_what_it_added_to_the_total_of_the_conversation() -> None:
+    assert judge(result(total_cost_usd=0.75), counted=Counted(0.5)).cost_usd == 0.25
+    assert judge(result(total_cost_usd=0.2), counted=Counted(0.5)).cost_usd == 0.2, "it had to begin anew"
 
 
 def test_what_is_over_budget_is_not_tried_again_whatever_else_happened() -> None:

@@ -122,7 +122,7 @@ async def test_a_run_is_stopped_in_mid_tool_and_goes_on_later(stage: Any, tier: 
         outcome = await running
         assert outcome.ending is Ending.INTERRUPTED
         assert time.monotonic() - started < 5
-        assert outcome.session_cost_usd, "its last word says what it cost"
+        assert outcome.cost_usd, "its last word says what it cost"
         assert outcome.usage.output_tokens > 0
         assert it.survivors() == []
         again = await it.run("go on\nrehearsal: recall")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from overnight.agent import processes
-from overnight.agent.slots import Slots
+from overnight.agent.slots import MOST, Slots
 
 BASE = 43_000
 """Not that of services, which other tests may have running."""
@@ -64,6 +64,16 @@ async def test_other_workers_keep_off(slots: Slots, tmp_path: Path, shared: str)
     other = Slots(BASE, [tmp_path / place for place in ("other", shared)])
     async with slots.taken() as ours, other.taken() as theirs:
         assert ours != theirs
+
+
+@needs_root
+async def test_the_user_that_is_preferred_is_taken_if_it_is_ours_and_free(slots: Slots) -> None:
+    second = (BASE + 1, BASE + 1)
+    async with slots.taken(second) as preferred, slots.taken(second) as other:
+        assert (preferred, other) == (second, (BASE, BASE))
+    for stranger in ((0, 0), (BASE - 1, BASE - 1), (BASE + MOST, BASE + MOST)):
+        async with slots.taken(stranger) as owner:
+            assert owner == (BASE, BASE)
 
 
 @needs_root

@@ -82,7 +82,7 @@ class Service:
 
     async def run(self, job_id: str, result: str = "done", files: dict[str, bytes] | None = None) -> None:
         await self.start(job_id)
-        await self.finish(job_id, Outcome(ending=Ending.DONE, result=result, session_cost_usd=0.25), files)
+        await self.finish(job_id, Outcome(ending=Ending.DONE, result=result, cost_usd=0.25), files)
 
     async def fail(self, job_id: str) -> None:
         await self.start(job_id)

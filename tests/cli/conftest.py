@@ -41,7 +41,7 @@ def notes(now: float) -> list[Note]:
             {"id": "t1", "is_error": True, "content": [{"type": "text", "text": "no such file"}]},
         ),
         ("agent.text", {"text": "All done."}),
-        ("agent.result", {"session_cost_usd": 0.25}),
+        ("agent.result", {"cost_usd": 0.25}),
     ]
     return [Note(kind, now, data) for kind, data in told]
 
@@ -112,7 +112,7 @@ class ScriptedService:
             return Outcome(ending=Ending.CANCELLED)
         if "fail" in prompt and job.attempt == 1:
             return failed(ErrorCode.MAX_TURNS, f"It went on for too long. {EVIL}")
-        return Outcome(ending=Ending.DONE, result="All done.", session_cost_usd=0.25, num_turns=2)
+        return Outcome(ending=Ending.DONE, result="All done.", cost_usd=0.25, num_turns=2)
 
     async def _cancelled(self, job: Job) -> None:
         with self.wakeups.subscribe(f"job:{job.job_id}") as changes:

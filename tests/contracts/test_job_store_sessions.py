@@ -42,7 +42,7 @@ DONE = Outcome(
     structured_output={"answer": [1, 2.5, None, 2**70]},
     usage=Usage(input_tokens=3),
     num_turns=2,
-    session_cost_usd=0.25,
+    cost_usd=0.25,
 )
 KEY = Idempotency(key="k", fingerprint="f")
 

@@ -52,7 +52,7 @@ async def begun(store: JobStore, job: Job, clock: Clock) -> Job:
 
 
 async def ended(store: JobStore, job: Job, clock: Clock, entropy: Entropy, *, cost: float = 0.0) -> None:
-    outcome = Outcome(ending=Ending.DONE, result="r", session_cost_usd=cost)
+    outcome = Outcome(ending=Ending.DONE, result="r", cost_usd=cost)
     decide = finish(outcome, attempt=1, now=clock.now(), archive=None, delivery_id=entropy.delivery_id())
     await store.change(job.job_id, decide)
 

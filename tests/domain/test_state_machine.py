@@ -52,7 +52,7 @@ SESSIONS = (uuid4(b"1" * 16), uuid4(b"2" * 16))
 """Few of both, so that the same one meets many things."""
 
 OUTCOMES = (
-    Outcome(ending=Ending.DONE, result="done", session_cost_usd=1.0),
+    Outcome(ending=Ending.DONE, result="done", cost_usd=1.0),
     Outcome(ending=Ending.CANCELLED),
     Outcome(ending=Ending.INTERRUPTED),
     failed(ErrorCode.OVERLOADED, "transient"),

@@ -51,7 +51,7 @@ NOW = 1_000.0
 POLICY = RetryPolicy(delays=(10.0, 60.0), jitter=0.0, max_losses=2)
 REQUEST = JobRequest(prompt="say hello", callback_url="https://example.com/hook", metadata={"a": "b"})
 ARCHIVE = ArchiveRef(name="claude-code/s/j.1.zip", size=10, sha256="ab" * 32, origin=Origin.RUN)
-DONE = Outcome(ending=Ending.DONE, result="hello", session_cost_usd=0.5, num_turns=1)
+DONE = Outcome(ending=Ending.DONE, result="hello", cost_usd=0.5, num_turns=1)
 BEGIN = start(worker="w", now=NOW, lease_seconds=15.0, isolation="none")
 END = finish(DONE, attempt=1, now=NOW + 5, archive=ARCHIVE, delivery_id="msg_1")
 
@@ -376,32 +376,16 @@ def test_only_a_failed_job_is_sent_again() -> None:
             resend(now=NOW)(change.job, change.session)
 
 
-def test_a_job_costs_what_the_conversation_grew_by() -> None:
-    """Claude Code's total is cumulative over resumes."""
-
-    def attempt(total: float | None) -> Outcome:
-        return replace(failed(ErrorCode.OVERLOADED, ""), session_cost_usd=total, usage=Usage(output_tokens=2))
-
+def test_a_job_and_its_session_cost_what_their_attempts_did() -> None:
+    spent = replace(failed(ErrorCode.OVERLOADED, ""), cost_usd=0.25, usage=Usage(output_tokens=2))
     change = accepted(replace(accepted().session, line=(), cost_usd=1.0))
-    for number, total in enumerate((1.25, None, 0.5), start=1):  # the last: the conversation began anew
-        change = after(change, BEGIN, requeue(attempt(total), attempt=number, now=NOW, at=NOW))
-    assert change.job.cost_usd == pytest.approx(0.75)
-    assert change.session.cost_usd == 0.5
-    assert change.job.usage.output_tokens == 6
-
-
-@pytest.mark.parametrize(("total", "counted", "cost"), [(0.0, 0.25, 0.25), (0.5, 0.25, 0.5)])
-def test_a_run_that_was_cut_short_costs_the_larger_count(total: float, counted: float, cost: float) -> None:
-    cut = replace(failed(ErrorCode.BUDGET_EXCEEDED, ""), session_cost_usd=total, counted_cost_usd=counted)
-    change = after(accepted(), BEGIN, finish(cut, attempt=1, now=NOW, archive=None, delivery_id="m"))
-    assert (change.job.cost_usd, change.session.cost_usd) == (cost, total)
-
-
-def test_what_the_gateway_counted_is_charged_where_claude_code_told_no_total() -> None:
-    """Measured: the total of the conversation does not hold the cost of a killed run afterwards."""
-    killed = replace(failed(ErrorCode.AGENT_CRASHED, ""), counted_cost_usd=0.25)
-    change = after(accepted(), BEGIN, requeue(killed, attempt=1, now=NOW, at=NOW))
-    assert (change.job.cost_usd, change.session.cost_usd) == (0.25, 0.0)
+    for number in (1, 2):
+        change = after(change, BEGIN, requeue(spent, attempt=number, now=NOW, at=NOW))
+    assert (change.job.cost_usd, change.session.cost_usd, change.job.usage.output_tokens) == (0.5, 1.5, 4)
+    change = after(change, BEGIN, lost(attempt=3))
+    assert (change.job.cost_usd, change.job.charged_attempt) == (0.5, 2), (
+        "what died before it told is not in it"
+    )
 
 
 def test_a_snapshot_says_why_a_job_waits() -> None:

@@ -18,7 +18,7 @@ from overnight.domain.outcome import Ending, Outcome
 from overnight.domain.transitions import Note, finish, record, start
 from overnight.ports import Bell, Clock, Entropy, StorageFailed
 
-DONE = Outcome(ending=Ending.DONE, result="forty-two", session_cost_usd=0.25)
+DONE = Outcome(ending=Ending.DONE, result="forty-two", cost_usd=0.25)
 PATIENCE_SECONDS = 30.0
 
 

@@ -77,15 +77,21 @@ class ScriptedAgent:
         self.orders: list[RunOrder] = []
         self.reaped: list[Path] = []
         self.held = 0
-        self.owner: Owner | None = None
+        self.users: list[Owner] = []
+        """Those that no run holds, the next one first; none: every run is the service's own user."""
 
     @contextlib.asynccontextmanager
-    async def slot(self) -> AsyncIterator[Slot]:
+    async def slot(self, *, prefer: Owner | None = None) -> AsyncIterator[Slot]:
         self.held += 1
+        user = None
+        if self.users:
+            user = self.users.pop(self.users.index(prefer) if prefer in self.users else 0)
         try:
-            yield Slot(owner=self.owner)
+            yield Slot(owner=user)
         finally:
             self.held -= 1
+            if user is not None:
+                self.users = sorted([*self.users, user])
 
     async def run(
         self, order: RunOrder, *, emit: Callable[[str, Mapping[str, Any]], None], stop: Stop
@@ -106,7 +112,7 @@ class Roster:
 
 
 def done(result: str = "done", *, cost: float = 0.5) -> Outcome:
-    return Outcome(ending=Ending.DONE, result=result, session_cost_usd=cost)
+    return Outcome(ending=Ending.DONE, result=result, cost_usd=cost)
 
 
 def writes(name: str, content: str, outcome: Outcome) -> Act:

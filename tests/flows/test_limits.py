@@ -83,7 +83,7 @@ async def test_jobs_wait_for_tomorrow_when_the_day_has_no_money_left(world: Any,
             ending=Ending.FAILED,
             code=ErrorCode.DAILY_BUDGET_EXCEEDED,
             message="the day's budget",
-            counted_cost_usd=1.5,
+            cost_usd=1.5,
         )
 
     await world.run_next(stopped)

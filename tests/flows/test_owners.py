@@ -34,10 +34,10 @@ async def test_restored_files_are_the_slots_user_s_and_the_slot_is_held_for_the_
     world: Any, agents: Any
 ) -> None:
     seen: list[Any] = []
-    world.agent.owner = FIRST
+    world.agent.users = [FIRST]
     first = await world.submit()
     await world.run_next(looking(world, seen, agents.writes("kept.txt", "x", agents.done())))
-    world.agent.owner = SECOND
+    world.agent.users = [SECOND]
     await world.submit(session_id=first.session_id)
     await world.run_next(looking(world, seen, agents.writes("more.txt", "x", agents.done())))
     assert seen == [(1, FIRST, {FIRST}), (1, SECOND, {SECOND})]
@@ -47,11 +47,11 @@ async def test_restored_files_are_the_slots_user_s_and_the_slot_is_held_for_the_
 async def test_the_next_attempt_s_user_gets_what_the_last_one_left(world: Any, agents: Any) -> None:
     seen: list[Any] = []
     broke = failed(ErrorCode.INTERNAL, "for now")
-    world.agent.owner = FIRST
+    world.agent.users = [FIRST]
     await world.submit()
     await world.run_next(looking(world, seen, agents.writes("kept.txt", "x", broke)))
     world.clock.time += 60
-    world.agent.owner = SECOND
+    world.agent.users = [SECOND]
     await world.run_next(looking(world, seen, agents.writes("more.txt", "x", agents.done())))
     assert [owned for _, _, owned in seen] == [{FIRST}, {SECOND}]
     (order, again) = world.agent.orders
@@ -64,7 +64,7 @@ async def test_a_kept_workspace_is_taken_by_the_same_user_only(world: Any, agent
     seen: list[Any] = []
     session_id = None
     for owner in (FIRST, FIRST, SECOND):
-        world.agent.owner = owner
+        world.agent.users = [owner]
         job = await world.submit(session_id=session_id)
         session_id = job.session_id
         await world.run_next(looking(world, seen, agents.writes("kept.txt", str(owner), agents.done())))

@@ -18,9 +18,7 @@ Emit = Callable[[str, Mapping[str, Any]], None]
 
 async def tells(order: RunOrder, emit: Emit, stop: Stop) -> Outcome:
     emit("tool.finished", {"content": [{"text": f"KEY={KEY}"}], KEY: 1})
-    return Outcome(
-        ending=Ending.DONE, result=f"it is {KEY}", structured_output={"key": [KEY]}, session_cost_usd=0.1
-    )
+    return Outcome(ending=Ending.DONE, result=f"it is {KEY}", structured_output={"key": [KEY]}, cost_usd=0.1)
 
 
 async def breaks(order: RunOrder, emit: Emit, stop: Stop) -> Outcome:
@@ -61,7 +59,7 @@ async def test_the_reason_of_a_retry_holds_no_loaded_secret(world: Any) -> None:
 
 async def leaves_a_key(order: RunOrder, emit: Emit, stop: Stop) -> Outcome:
     (order.workspace.files / "deploy.sh").write_text("export K=ghp_" + "a1B2" * 9)
-    return Outcome(ending=Ending.DONE, result="done", session_cost_usd=0.1)
+    return Outcome(ending=Ending.DONE, result="done", cost_usd=0.1)
 
 
 async def test_a_secret_in_the_workspace_is_reported_and_the_archive_is_kept(world: Any) -> None:
@@ -96,7 +94,7 @@ async def test_only_what_the_session_did_not_have_yet_is_looked_through(world: A
 
     async def adds(order: RunOrder, emit: Emit, stop: Stop) -> Outcome:
         (order.workspace.files / "token.txt").write_text("ghp_" + "b2C3" * 9)
-        return Outcome(ending=Ending.DONE, result="done", session_cost_usd=0.1)
+        return Outcome(ending=Ending.DONE, result="done", cost_usd=0.1)
 
     second = await world.submit(session_id=first.session_id)
     await world.run_next(adds)

@@ -5,8 +5,6 @@ import io
 import zipfile
 from typing import Any
 
-import pytest
-
 from overnight.domain import transitions
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import Status, WaitingFor
@@ -24,7 +22,7 @@ def stopped(seen: asyncio.Event | None = None) -> Any:
         if seen is not None:
             seen.set()
         await stop.wait()
-        return Outcome(ending=Ending.INTERRUPTED, session_cost_usd=0.25)
+        return Outcome(ending=Ending.INTERRUPTED, cost_usd=0.25)
 
     return act
 
@@ -63,11 +61,11 @@ async def test_the_next_job_of_the_session_starts_from_the_saved_files(world: An
 
     async def look(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
         seen.append((order.prompt, (order.workspace.files / "note.txt").read_text()))
-        return Outcome(ending=Ending.DONE, result="seen", session_cost_usd=0.7)
+        return Outcome(ending=Ending.DONE, result="seen", cost_usd=0.7)
 
     await world.run_next(look)
     assert seen == [("do it", "hello")]
-    assert (await world.job(second.job_id)).cost_usd == pytest.approx(0.2)
+    assert (await world.job(second.job_id)).cost_usd == 0.7
 
 
 async def test_a_bell_for_a_later_job_of_a_busy_session_is_dropped_until_the_first_ends(

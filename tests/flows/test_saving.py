@@ -17,7 +17,7 @@ def fills(size: int, name: str = "noise.bin") -> Any:
 
     async def act(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
         (order.workspace.files / name).write_bytes(random.Random(1).randbytes(size))
-        return Outcome(ending=Ending.DONE, result="", session_cost_usd=0.1)
+        return Outcome(ending=Ending.DONE, result="", cost_usd=0.1)
 
     return act
 
@@ -54,7 +54,7 @@ async def test_what_is_refused_for_its_secrets_was_never_visible(world: Any) -> 
 
     async def act(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
         (order.workspace.files / "deploy.sh").write_text("export K=ghp_" + "a1B2" * 9)
-        return Outcome(ending=Ending.DONE, result="", session_cost_usd=0.1)
+        return Outcome(ending=Ending.DONE, result="", cost_usd=0.1)
 
     await strict.submit()
     await strict.run_next(act)

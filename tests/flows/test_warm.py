@@ -38,7 +38,7 @@ class Sight:
         self.files = {str(path.relative_to(root)): path.read_text() for path in sorted(found)}
         self.home = sorted(path.name for path in order.workspace.home.iterdir())
         self.talk = (order.workspace.transcripts / "talk.jsonl").read_text()
-        return Outcome(ending=Ending.DONE, result="looked", session_cost_usd=0.5)
+        return Outcome(ending=Ending.DONE, result="looked", cost_usd=0.5)
 
 
 async def builds(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
@@ -50,7 +50,7 @@ async def builds(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
     (root / "run").symlink_to("a.txt")
     (order.workspace.home / ".bashrc").write_text("alias ls=rm")
     (order.workspace.transcripts / "talk.jsonl").write_text("{}\n")
-    return Outcome(ending=Ending.DONE, result="built", session_cost_usd=0.25)
+    return Outcome(ending=Ending.DONE, result="built", cost_usd=0.25)
 
 
 async def first_of(world: Any, **options: Any) -> Any:
@@ -91,7 +91,11 @@ async def test_the_next_job_finds_what_it_would_have_restored_and_fetches_nothin
     assert warm.files == {"a.txt": "a", "run": "a", "sub/b.txt": "b"}
 
 
-async def test_a_follow_up_that_starts_with_the_finish_waits_for_what_is_kept(world: Any) -> None:
+@pytest.mark.parametrize("users", [(), ((43_100, 43_100), (43_101, 43_101))])
+async def test_a_follow_up_that_starts_with_the_finish_waits_for_what_is_kept(world: Any, users: Any) -> None:
+    if users and os.geteuid() != 0:
+        pytest.skip("only root can give runs users of their own")
+    world.agent.users = list(users[1:])
     first = await world.submit()
     second, sight = await world.submit(session_id=first.session_id), Sight()
     publish = world.archives.publish
@@ -100,6 +104,7 @@ async def test_a_follow_up_that_starts_with_the_finish_waits_for_what_is_kept(wo
     async def starts_the_next(name: str, alias: str) -> None:
         await publish(name, alias)
         if not follow_up:
+            world.agent.users = list(users)
             follow_up.append(world.begin())
             await world.until(second.job_id, "job.started")
 
@@ -142,6 +147,24 @@ async def test_one_that_belongs_to_another_user_of_the_system_is_thrown_away(wor
     assert not kept.exists()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give runs users of their own")
+async def test_a_follow_up_gets_the_user_whose_workspace_is_kept(world: Any) -> None:
+    """Also where lower users are free by then."""
+    first, second = (43_100, 43_100), (43_101, 43_101)
+    world.agent.users = [second]
+    session, _ = await first_of(world)
+    world.agent.users = [first, second]
+    _, ready = await next_of(world, session)
+    assert ready["source"] == Source.WARM
+    assert world.agent.orders[-1].workspace.owner == second
+    world.agent.users = [first]
+    _, ready = await next_of(world, session)
+    assert ready["source"] == Source.ARCHIVE, "its user is another run's"
+    world.agent.users = [second, first]
+    _, ready = await next_of(world, session)
+    assert (ready["source"], world.agent.orders[-1].workspace.owner) == (Source.WARM, first)
+
+
 async def test_one_of_another_owner_is_thrown_away(world: Any) -> None:
     session, _ = await first_of(world)
     await world.store.change_session(session.session_id, lambda found: replace(found, owner="mallory"))
@@ -181,7 +204,7 @@ async def test_while_a_run_goes_on_nothing_large_is_deleted(world: Any) -> None:
     async def act(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
         await world.sweep().once()
         assert all(place.is_dir() for place in kept)
-        return Outcome(ending=Ending.DONE, result="", session_cost_usd=0.1)
+        return Outcome(ending=Ending.DONE, result="", cost_usd=0.1)
 
     await world.submit()
     await world.run_next(act)
@@ -214,7 +237,7 @@ async def test_a_link_on_the_way_to_the_conversation_moves_nothing_foreign(
         claude = order.workspace.home / ".claude"
         claude.rename(claude.with_name("moved"))
         claude.symlink_to(tmp_path / "foreign")
-        return Outcome(ending=Ending.DONE, result="planted", session_cost_usd=0.1)
+        return Outcome(ending=Ending.DONE, result="planted", cost_usd=0.1)
 
     job = await world.submit()
     await world.run_next(plants)

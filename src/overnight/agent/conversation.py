@@ -14,7 +14,7 @@ from claude_agent_sdk import (
 )
 
 from overnight.agent.messages import events_of
-from overnight.agent.outcome import Record
+from overnight.agent.outcome import Record, growth
 
 Emit = Callable[[str, Mapping[str, Any]], None]
 
@@ -54,7 +54,7 @@ class Conversation:
             async for message in self.client.receive_messages():
                 self._record.note(message)
                 for kind, fields in events_of(message):
-                    self._emit(kind, fields)
+                    self._emit(kind, fields | self._price(message))
                 if isinstance(message, ResultMessage) or self._record.rejected:
                     return False
         except ClaudeSDKError as error:
@@ -63,6 +63,12 @@ class Conversation:
             self._emit("agent.message", {"kind": "unreadable"})
             return True
         return False
+
+    def _price(self, message: Any) -> dict[str, Any]:
+        """What the run cost goes with its result, beside what the conversation has cost."""
+        if not isinstance(message, ResultMessage):
+            return {}
+        return {"cost_usd": growth(message, self._record.counted)}
 
     async def interrupt(self, talking: "asyncio.Task[None]", seconds: float) -> None:
         """Ask it to stop, and wait for its last word: the result with the cost."""

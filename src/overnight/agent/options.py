@@ -22,17 +22,17 @@ SYSTEM_PROMPT = "system-prompt.md"
 
 def has_conversation(workspace: Workspace, session_id: str) -> bool:
     """Whether there is something to resume: a transcript in any folder of the config directory will do."""
-    return bool(_transcripts(workspace, session_id))
+    return bool(transcripts_of(workspace, session_id))
 
 
 def set_aside(workspace: Workspace, session_id: str) -> None:
     """Make room for a new conversation of the same id: the CLI calls an id "already in use" as long as there
     is a file of its name, also one that holds no conversation."""
-    for path in _transcripts(workspace, session_id):
+    for path in transcripts_of(workspace, session_id):
         path.replace(path.with_suffix(".jsonl.unusable"))
 
 
-def _transcripts(workspace: Workspace, session_id: str) -> list[Path]:
+def transcripts_of(workspace: Workspace, session_id: str) -> list[Path]:
     return list(workspace.transcripts.parent.glob(f"*/{session_id}.jsonl"))
 
 

@@ -20,6 +20,7 @@ from claude_agent_sdk import (
     SystemMessage,
 )
 
+from overnight.agent.counted import Counted
 from overnight.agent.prices import Metered
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import Usage
@@ -35,8 +36,9 @@ STDERR_LINES = 20
 class Record:
     """What was seen of a run. The gateway, which sees the API, says whether it was `unreachable`, when a rate
     limit `resets_at`, what was `metered`, whether that was `over_budget`, and the budget of the owner's day if it
-    was that one (`over_daily_usd`)."""
+    was that one (`over_daily_usd`). `counted` is what Claude Code's total began with."""
 
+    counted: Counted = field(default_factory=Counted)
     result: ResultMessage | None = None
     error: Exception | None = None
     rejected: bool = False
@@ -78,8 +80,6 @@ class Record:
 def outcome_of(record: Record, *, stopped: bool, wants_structure: bool) -> Outcome:
     bare = _bare_outcome(record, stopped=stopped, wants_structure=wants_structure)
     result = record.result
-    total = result.total_cost_usd if result else None
-    is_cut = stopped or record.over_budget
     return Outcome(
         ending=bare.ending,
         result=bare.result,
@@ -89,8 +89,7 @@ def outcome_of(record: Record, *, stopped: bool, wants_structure: bool) -> Outco
         resume_at=record.resets_at if bare.code is ErrorCode.RATE_LIMITED else None,
         usage=_usage_so_far(record),
         num_turns=result.num_turns if result else 0,
-        session_cost_usd=total,
-        counted_cost_usd=record.metered.cost_usd if total is None or is_cut else None,
+        cost_usd=_cost(record, is_cut=stopped or record.over_budget),
     )
 
 
@@ -252,6 +251,25 @@ def _is_network(said: str) -> bool:
 def _last_words(record: Record) -> str:
     text = " | ".join(record.stderr)
     return f"Its last words: {text[-DETAIL_LIMIT:]}. " if text else ""
+
+
+def _cost(record: Record, *, is_cut: bool) -> float:
+    """What the run added to Claude Code's total. That leaves out a call that was broken off, so of a run that was cut
+    short the gateway's count is the least; without a total there is no other."""
+    told = growth(record.result, record.counted) if record.result else None
+    metered = round(record.metered.cost_usd + record.counted.unpaid, 9)
+    if told is None:
+        return metered
+    return max(told, metered) if is_cut else told
+
+
+def growth(result: ResultMessage, counted: Counted) -> float | None:
+    """In US dollars; None if it tells no total. One below what it began at comes of a conversation that had to begin
+    anew."""
+    total = result.total_cost_usd
+    if total is None:
+        return None
+    return round(total - counted.charged if total >= counted.charged else total, 9)
 
 
 def _usage_so_far(record: Record) -> Usage:

@@ -19,6 +19,7 @@ from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient
 
 from overnight.agent import processes
 from overnight.agent.conversation import Conversation, Emit
+from overnight.agent.counted import Counted, begin_counting
 from overnight.agent.denials import Denials
 from overnight.agent.egress import Egress
 from overnight.agent.environment import environment
@@ -27,7 +28,13 @@ from overnight.agent.grants import Allowance, Grant
 from overnight.agent.isolation import Isolation, IsolationUnavailable, choose_tier
 from overnight.agent.machine import find_cli, machine_of
 from overnight.agent.network import RunNetwork
-from overnight.agent.options import has_conversation, options_for, set_aside, write_system_prompt
+from overnight.agent.options import (
+    has_conversation,
+    options_for,
+    set_aside,
+    transcripts_of,
+    write_system_prompt,
+)
 from overnight.agent.outcome import Record, outcome_of
 from overnight.agent.slots import Slots
 from overnight.agent.tasks import cancelled, to_the_end
@@ -36,7 +43,7 @@ from overnight.agent.traffic import Traffic
 from overnight.domain.errors import ErrorCode
 from overnight.domain.outcome import Ending, Outcome, failed
 from overnight.domain.redaction import Redactor
-from overnight.ports import Clock, Entropy, RunOrder, Slot, Stop, Workspace
+from overnight.ports import Clock, Entropy, Owner, RunOrder, Slot, Stop, Workspace
 from overnight.resolving import Resolver, system_resolver
 from overnight.settings import Settings
 
@@ -126,11 +133,11 @@ class ClaudeAgent:
         return self.chosen.refusal(self.settings.min_isolation)
 
     @contextlib.asynccontextmanager
-    async def slot(self) -> AsyncIterator[Slot]:
+    async def slot(self, *, prefer: Owner | None = None) -> AsyncIterator[Slot]:
         if not self.chosen.owned:
             yield Slot()
             return
-        async with self.slots.taken() as owner:
+        async with self.slots.taken(prefer) as owner:
             yield Slot(owner=owner)
 
     async def run(self, order: RunOrder, *, emit: Emit, stop: Stop) -> Outcome:
@@ -209,7 +216,7 @@ class _Launch:
     traffic: Traffic = field(default_factory=Traffic)
 
     async def once(self, resume: bool, grant: Grant, emit: Emit, stop: Stop) -> Record:
-        record = Record()
+        record = Record(counted=await asyncio.to_thread(self._begin_counting))
         async with self.agent.tier.network(self.order.workspace) as network:
             options = await asyncio.to_thread(self._prepare, resume, record, network)
             conversation = Conversation(ClaudeSDKClient(options), self.order.prompt, emit, record)
@@ -224,6 +231,13 @@ class _Launch:
             talking.result()
         self._note_calls(record, grant)
         return record
+
+    def _begin_counting(self) -> Counted:
+        order = self.order
+        transcripts = transcripts_of(order.workspace, order.session_id)
+        return begin_counting(
+            order.workspace.root, transcripts, attempt=order.attempt, charged=order.charged_attempt
+        )
 
     async def _serve(self, network: RunNetwork, grant: Grant, emit: Emit) -> None:
         """Gateway and egress proxy, on listeners of this run alone, for as long as it lasts."""

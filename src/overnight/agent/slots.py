@@ -12,7 +12,7 @@ import contextlib
 import fcntl
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,17 +41,18 @@ class Slots:
         return self.base > 0 and os.geteuid() == 0
 
     @contextlib.asynccontextmanager
-    async def taken(self) -> AsyncIterator[Owner | None]:
-        """The lowest free user, with no living process. Raises OSError."""
+    async def taken(self, prefer: Owner | None = None) -> AsyncIterator[Owner | None]:
+        """The user `prefer` if it is one of ours and free, else the lowest free one; with no living process. Raises
+        OSError."""
         if not self.owned:
             yield None
             return
         with contextlib.ExitStack() as held:
-            yield await self._free(held)
+            yield await self._free(held, prefer)
 
-    async def _free(self, held: contextlib.ExitStack) -> Owner:
+    async def _free(self, held: contextlib.ExitStack, prefer: Owner | None) -> Owner:
         places = await asyncio.to_thread(self._made)
-        for uid in range(self.base, self.base + MOST):
+        for uid in self._in_turn(prefer):
             with contextlib.ExitStack() as attempt:
                 if not await asyncio.to_thread(_lock, attempt, [place / str(uid) for place in places]):
                     continue
@@ -61,6 +62,12 @@ class Slots:
                 held.push(attempt.pop_all())
                 return uid, uid
         raise OSError(f"none of the {MOST} users from {self.base} on is free for a run")
+
+    def _in_turn(self, prefer: Owner | None) -> Iterator[int]:
+        ours = range(self.base, self.base + MOST)
+        if prefer is not None and prefer[0] in ours:
+            yield prefer[0]
+        yield from (uid for uid in ours if prefer is None or uid != prefer[0])
 
     def _made(self) -> list[Path]:
         first, *others = self.directories

@@ -72,7 +72,7 @@ class JobSummary(Struct, frozen=True, kw_only=True):
     cancel_requested_at: Time | None
     error: JobError | None
     usage: Usage
-    cost_usd: Annotated[float, Meta(description="All attempts together, by Claude Code's own count.")]
+    cost_usd: Annotated[float, Meta(description="All its attempts together, in US dollars.")]
     num_turns: int
     isolation: Annotated[str | None, Meta(description="How the run was kept apart from the machine.")]
     isolation_properties: Annotated[

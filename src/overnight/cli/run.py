@@ -46,11 +46,10 @@ def read_prompt(words: str | None, file: str | None) -> str:
 
 async def run(settings: Settings, order: Order) -> Exit:
     async with connected(settings, works=True, may_start=not order.detach) as link:
-        spent = (await link.client.session(order.session_id)).cost_usd if order.session_id else 0.0
         submitted = await link.client.submit(order.prompt, order.session_id, **order.options)
         if order.detach:
             return _detached(link, submitted, order)
-        job = await _followed(link, submitted, order, spent)
+        job = await _followed(link, submitted, order)
         if job is None:
             return _left(link, submitted)
         if order.json:
@@ -60,12 +59,12 @@ async def run(settings: Settings, order: Order) -> Exit:
         return BY_STATUS.get(job.status, Exit.FAILED)
 
 
-async def _followed(link: Connected, submitted: Submitted, order: Order, spent: float) -> Job | None:
+async def _followed(link: Connected, submitted: Submitted, order: Order) -> Job | None:
     if order.json:
         return await follow(link.client, submitted.job_id, Silent())
     console = terminal()
     say(console, f"job {submitted.job_id}", "bold")
-    with following(console, tells_end=False, spent_before=spent) as story:
+    with following(console, tells_end=False) as story:
         job = await follow(link.client, submitted.job_id, story)
         story.end(result=job.result if job else None)
     return job

@@ -74,16 +74,15 @@ class Footer:
     """The moving line under a followed job."""
 
     started: float
-    spent_before: float = 0.0
     doing: str = "queued"
     cost: float = 0.0
     _spinner: Spinner = field(default_factory=lambda: Spinner("dots", style="cyan"))
 
     def take(self, event: Event) -> None:
         self.doing = doing(event) or self.doing
-        total = event.data.get("session_cost_usd")
-        if event.type == "agent.result" and isinstance(total, int | float):
-            self.cost = max(total - self.spent_before, 0.0)  # Claude Code counts over the whole conversation
+        spent = event.data.get("cost_usd")
+        if event.type == "agent.result" and isinstance(spent, int | float):
+            self.cost += spent
 
     def __rich__(self) -> Spinner:
         spent = f" · {money(self.cost)}" if self.cost else ""
@@ -93,15 +92,12 @@ class Footer:
 
 
 @contextmanager
-def following(console: Console, *, tells_end: bool, spent_before: float = 0.0) -> Iterator[Story]:
-    """A view with a moving footer on a terminal, and without one elsewhere.
-
-    `spent_before`: what the session had cost when the job was submitted.
-    """
+def following(console: Console, *, tells_end: bool) -> Iterator[Story]:
+    """A view with a moving footer on a terminal, and without one elsewhere."""
     if not console.is_terminal:
         yield Story(console, tells_end)
         return
-    footer = Footer(started=time.monotonic(), spent_before=spent_before)
+    footer = Footer(started=time.monotonic())
     with Live(footer, console=console, transient=True, refresh_per_second=10):
         yield Story(console, tells_end, footer)
 

@@ -91,6 +91,8 @@ class Job:
     older one comes from a worker that has lost the job. `failures` and `losses` are what the retry limits
     count; waiting for a rate limit or being handed back by a worker that shuts down adds to neither.
 
+    `charged_attempt` is the last one whose usage is in it; one whose worker died is not.
+
     `owner` is its session's, "" if it came without a key. `key_id`, `max_running`, `daily_budget_usd` and `models`
     are of the key that it came with: a job keeps the limits that it was accepted under.
 
@@ -120,6 +122,7 @@ class Job:
     error: JobError | None = None
     usage: Usage = field(default_factory=Usage)
     cost_usd: float = 0.0
+    charged_attempt: int = 0
     num_turns: int = 0
     isolation: str | None = None
     isolation_properties: dict[str, bool] = field(default_factory=dict)
@@ -167,8 +170,7 @@ class Session:
     """A conversation and its files, across jobs.
 
     `line` holds the ids of its open jobs in the order accepted. Only the first may run: that one rule gives
-    both the order within a session and one run at a time. `cost_usd` is what Claude Code has counted for the
-    conversation so far (it is cumulative over resumes; a job's cost is the difference).
+    both the order within a session and one run at a time. `cost_usd` is what all attempts of its jobs have cost.
     """
 
     session_id: str

@@ -18,8 +18,7 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """`session_cost_usd` is Claude Code's running total for the conversation, None if it reported none; then, and for
-    a run that was cut short, `counted_cost_usd` is what the gateway counted for this attempt.
+    """`usage`, `num_turns` and `cost_usd` are of this attempt alone, whatever it went on from.
 
     `code` and `message` are set exactly when `ending` is FAILED. `resume_at` (Unix seconds) is when the API
     said that its rate limit resets.
@@ -30,8 +29,7 @@ class Outcome:
     structured_output: Any = None
     usage: Usage = field(default_factory=Usage)
     num_turns: int = 0
-    session_cost_usd: float | None = None
-    counted_cost_usd: float | None = None
+    cost_usd: float = 0.0
     code: ErrorCode | None = None
     message: str | None = None
     resume_at: float | None = None

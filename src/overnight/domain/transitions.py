@@ -341,24 +341,15 @@ def _tell(job: Job, kind: str, now: float, told: Mapping[str, Any]) -> tuple[Job
 
 
 def _charge(job: Job, session: Session, outcome: Outcome) -> tuple[Job, Session]:
-    """Add what an attempt used to the job.
-
-    Claude Code's total is cumulative over resumes (facts: claude-code 4), so the attempt cost the growth. A
-    total below the last one comes of a conversation that had to start anew, and is all growth. It leaves out a call
-    that was broken off, which is why the gateway's count, where it is told, is the least that is charged.
-    """
-    total = outcome.session_cost_usd
-    spent = outcome.counted_cost_usd or 0.0
-    if total is not None:
-        spent = max(spent, total - session.cost_usd if total >= session.cost_usd else total)
-        session = replace(session, cost_usd=total)
+    """Add what an attempt used. It is written with what ends the attempt, so no attempt is charged twice."""
     job = replace(
         job,
         usage=job.usage + outcome.usage,
-        cost_usd=round(job.cost_usd + spent, 9),
+        cost_usd=round(job.cost_usd + outcome.cost_usd, 9),
+        charged_attempt=job.attempt,
         num_turns=job.num_turns + outcome.num_turns,
     )
-    return job, session
+    return job, replace(session, cost_usd=round(session.cost_usd + outcome.cost_usd, 9))
 
 
 _FINAL = {

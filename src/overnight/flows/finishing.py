@@ -65,8 +65,7 @@ class Finisher:
         """Raises Refused if the attempt is stale; then it has left nothing. Raises StorageError, OSError."""
         saving = None
         if worth_saving:
-            cost_usd = _cost(attempt.session, outcome)
-            saving = self.workspaces.saving(attempt.job, attempt.session, cost_usd)
+            saving = self.workspaces.saving(attempt.job, attempt.session, outcome.cost_usd)
         try:
             return await self._save_and_finish(attempt, outcome, saving)
         except Refused:
@@ -182,7 +181,3 @@ class Finisher:
             return  # Who erases the session lists its archives; in doubt retention does.
         if current.archive != archive_name(job):
             await self.workspaces.forget(archive_name(job))
-
-
-def _cost(session: Session, outcome: Outcome) -> float:
-    return session.cost_usd if outcome.session_cost_usd is None else outcome.session_cost_usd

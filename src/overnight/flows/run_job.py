@@ -177,7 +177,8 @@ class Runner:
     async def _outcome(self, attempt: Attempt) -> tuple[Outcome, bool]:
         """How the attempt ended, and whether its workspace holds anything to save."""
         try:
-            async with self.agent.slot() as slot:
+            prefer = await self.workspaces.kept_for(attempt.session)
+            async with self.agent.slot(prefer=prefer) as slot:
                 return await self._in_slot(slot, attempt), True
         except WorkspaceUnavailable as unavailable:
             return failed(unavailable.code, unavailable.message), False
@@ -242,6 +243,7 @@ def _order(job: Job, request: JobRequest, prepared: Prepared) -> RunOrder:
         request=request,
         workspace=prepared.workspace,
         spent_usd=job.cost_usd,
+        charged_attempt=job.charged_attempt,
         owner=job.owner,
         daily_budget_usd=job.daily_budget_usd,
         models=job.models,

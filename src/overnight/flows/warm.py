@@ -92,6 +92,13 @@ class WarmWorkspaces:
             new.rename(self.directory / session.session_id)
         return True
 
+    def user_for(self, session: Session) -> Owner | None:
+        """Whose files the kept workspace of the session holds, if it is of its current archive."""
+        kept = _read(self.directory / session.session_id)
+        if kept is None or kept.archive != session.archive_name:
+            return None
+        return kept.uid, kept.gid
+
     def take(self, root: Path, session: Session, owner: Owner | None) -> bool:
         """Make the session's workspace the tree at `root`, if it is exactly the session's current archive."""
         kept = self.directory / session.session_id

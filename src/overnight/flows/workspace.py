@@ -145,8 +145,7 @@ class Workspaces:
 
     async def prepare(self, job: Job, session: Session, owner: Owner | None = None) -> Prepared:
         """Restore the newest state of the job's files, for `owner`. Raises WorkspaceUnavailable, OSError."""
-        if (settling := self._settling.get(session.session_id)) is not None:
-            await settling.wait()
+        await self._settled(session)
         root = self.root(job.job_id, job.attempt)
         prepared = await self._newest(job, session, root, owner)
         await asyncio.to_thread(self._remove, self.earlier(job))
@@ -155,14 +154,24 @@ class Workspaces:
         await asyncio.to_thread(_give_away, prepared.workspace, owner)
         return replace(prepared, workspace=replace(prepared.workspace, owner=owner))
 
+    async def kept_for(self, session: Session) -> Owner | None:
+        """The user whom the workspace belongs to that is kept for the session's next job: only its runs go on in it."""
+        await self._settled(session)
+        return await asyncio.to_thread(self._warm.user_for, session)
+
+    async def _settled(self, session: Session) -> None:
+        if (settling := self._settling.get(session.session_id)) is not None:
+            await settling.wait()
+
     async def unchanged(self, job: Job) -> bool:
         """Whether the tree is what its last archive holds, be that a checkpoint or what it was restored from."""
         root = self.root(job.job_id, job.attempt)
         return await asyncio.to_thread(self._unchanged, workspace_at(root), Baseline(root))
 
     def saving(self, job: Job, session: Session, cost_usd: float) -> Saving:
-        """The archive that the attempt leaves, under the attempt's name."""
-        return self._saving(job, session, archive_name(job), cost_usd, settled=True)
+        """The archive that the attempt leaves, under the attempt's name. It has cost `cost_usd`."""
+        so_far = round(session.cost_usd + cost_usd, 9)
+        return self._saving(job, session, archive_name(job), so_far, settled=True)
 
     def checkpoint(self, job: Job, session: Session, number: int, *, settled: bool) -> Saving:
         return self._saving(job, session, checkpoint_name(job, number), session.cost_usd, settled=settled)

@@ -39,8 +39,8 @@ class Workspace:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOrder:
     """All that the agent needs for one attempt. `prompt` is final (a continuation has been put into words);
-    `spent_usd` is what earlier attempts of the job cost. `owner`, `daily_budget_usd` (of all jobs of the owner) and
-    `models` (none named: all) are the job's."""
+    `spent_usd` is what earlier attempts of the job cost, up to `charged_attempt`. `owner`, `daily_budget_usd` (of all
+    jobs of the owner) and `models` (none named: all) are the job's."""
 
     job_id: str
     attempt: int
@@ -49,6 +49,7 @@ class RunOrder:
     request: JobRequest
     workspace: Workspace
     spent_usd: float = 0.0
+    charged_attempt: int = 0
     owner: str = ""
     daily_budget_usd: float | None = None
     models: tuple[str, ...] = ()
@@ -73,9 +74,10 @@ class Agent(Protocol):
         """What was measured of the tier: the name of each property, and whether it holds."""
         ...
 
-    def slot(self) -> AbstractAsyncContextManager[Slot]:
+    def slot(self, *, prefer: Owner | None = None) -> AbstractAsyncContextManager[Slot]:
         """Held from before the workspace is prepared until the run has returned; no two runs of this machine
-        hold the same owner at once. Entering raises OSError if there is none."""
+        hold the same owner at once. It is that of `prefer`, if there is such a slot and nobody holds it. Entering
+        raises OSError if there is none."""
         ...
 
     async def run(
