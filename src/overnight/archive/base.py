@@ -5,7 +5,7 @@ import struct
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import pairwise
+from itertools import compress, pairwise
 from typing import NamedTuple
 
 from overnight.archive import layout
@@ -16,6 +16,7 @@ from overnight.archive.record import Record, directory_sha256, load
 
 _LENGTHS = struct.Struct("<28x3H8xL")
 """Of a central record: the lengths of its name, extra fields and comment, and the offset of its header."""
+_BEFORE_NAME = layout.CENTRAL.size
 _OFFSET = struct.Struct("<L")
 _OFFSET_AT = 42
 
@@ -44,10 +45,10 @@ class OldContent(NamedTuple):
 
 
 class OldArchive:
-    """The directory stays packed as it is read: about 40 bytes of ours per entry beside it."""
+    """The directory stays packed as it is read: about 150 bytes of ours per entry beside it."""
 
     def __init__(self, archive: ArchiveFile, start: int, record: Record) -> None:
-        self.statuses = record.statuses
+        self.record = record
         self._archive = archive
         self._directory = archive.read(start, archive.size - start)
         self._numbers: dict[bytes, int] = {}
@@ -57,6 +58,10 @@ class OldArchive:
         self._offsets.append(start)
         if any(a >= b for a, b in pairwise(self._offsets)) or self._offsets[0] != 0:
             raise ValueError("not an archive of ours")
+        numbers = [self._numbers.get(name, -1) for name in record.names()]
+        if -1 in numbers:
+            raise ValueError("not the archive of this record")
+        self._numbers_in_record = array("Q", numbers)
 
     def read(self, offset: int, length: int) -> bytes:
         try:
@@ -64,15 +69,11 @@ class OldArchive:
         except ArchiveRefused as cut:
             raise OSError(errno.EIO, "The base archive was cut while it was copied") from cut
 
-    def number(self, name: bytes) -> int | None:
-        """Where an entry stands in the archive; by its name without a slash at its end."""
-        return self._numbers.get(name)
-
-    def __len__(self) -> int:
-        return len(self._places) - 1
-
-    def runs(self, kept: Sequence[int]) -> Iterator[Run]:
-        """`kept` flags, for each entry, whether it stays."""
+    def runs(self, same: Sequence[int]) -> Iterator[Run]:
+        """`same` flags, for each of `record.names()`, whether it stays."""
+        kept = bytearray(len(self._offsets) - 1)
+        for number in compress(self._numbers_in_record, same):
+            kept[number] = 1
         first = 0
         while (first := _find(kept, 1, first)) < len(kept):
             end = _find(kept, 0, first)
@@ -80,15 +81,22 @@ class OldArchive:
             yield Run(offset, self._offsets[end] - offset, first, end)
             first = end
 
-    def moved(self, run: Run, position: int) -> Iterator[bytes]:
+    def moved(self, run: Run, position: int) -> Iterator[bytes | bytearray]:
         """The central records of a run that now begins at `position`."""
         shift = position - run.offset
+        first_place = self._places[run.first]
+        records = bytearray(self._directory[first_place : self._places[run.end]])
         if shift == 0:
-            yield self._directory[self._places[run.first] : self._places[run.end]]
-            return
-        for number in range(run.first, run.end):
-            record = self._directory[self._places[number] : self._places[number + 1]]
-            yield _moved(record, self._offsets[number] + shift)
+            yield records
+        elif max(position, run.offset) + run.length < layout.FULL_32:
+            for number in range(run.first, run.end):
+                at = self._places[number] - first_place + _OFFSET_AT
+                _OFFSET.pack_into(records, at, self._offsets[number] + shift)
+            yield records
+        else:
+            for number in range(run.first, run.end):
+                record = self._directory[self._places[number] : self._places[number + 1]]
+                yield _moved(record, self._offsets[number] + shift)
 
     def content(self, name: bytes) -> OldContent | None:
         """None if there is no such entry, or it is over 4 GiB."""
@@ -105,10 +113,10 @@ class OldArchive:
         return OldContent(self._archive, start, compressed_size, size, method)
 
     def _index(self) -> None:
-        at, block = 0, self._directory
+        at, block, lengths = 0, self._directory, _LENGTHS.unpack_from
         while block.startswith(layout.CENTRAL_SIGNATURE, at):
-            name_length, extra_length, comment_length, offset = _LENGTHS.unpack_from(block, at)
-            name_at = at + layout.CENTRAL.size
+            name_length, extra_length, comment_length, offset = lengths(block, at)
+            name_at = at + _BEFORE_NAME
             extra_at = name_at + name_length
             if offset == layout.FULL_32:
                 offset = _long_offset(block[at : extra_at + extra_length])

@@ -3,9 +3,10 @@
 import os
 import re
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pathspec import GitIgnoreSpec
 from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
@@ -24,10 +25,12 @@ _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _STAR = "[^/]*"
 _ANY = "[^/]"
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class Exclusion:
-    names: Collection[str]
+    names: frozenset[str]
     patterns: GitIgnoreSpec | None
     note: str = ""
 
@@ -38,6 +41,15 @@ class Exclusion:
             return None
         name = os.fsdecode(path + b"/" if is_directory else path)
         return Omission.IGNORED if self.patterns.match_file(name) else None
+
+    def kept(self, prefix: bytes, files: Mapping[str, T]) -> Mapping[str, T]:
+        if self.patterns is None and self.names.isdisjoint(files.keys()):
+            return files
+        return {
+            raw: value
+            for raw, value in files.items()
+            if self.omission(raw, prefix + os.fsencode(raw), is_directory=False) is None
+        }
 
 
 def selection_of(part: Part, exclude: Collection[str]) -> tuple[Selection, str]:
@@ -71,7 +83,7 @@ def _content_of(part: Part) -> bytes | None:
         os.close(root)
 
 
-def _parsed(names: Collection[str], lines: list[str]) -> Exclusion:
+def _parsed(names: frozenset[str], lines: list[str]) -> Exclusion:
     wanted = [line for line in lines if line.strip() and not line.startswith("#")]
     patterns = [pattern for line in wanted[:MOST_PATTERNS] if (pattern := _pattern(line))]
     dropped = len(wanted) - len(patterns)

@@ -5,11 +5,12 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from overnight.archive.compare import ByStatus
 from overnight.archive.ignore import selection_of
 from overnight.archive.model import DEFAULT_EXCLUDE, OWN_CAPS, Omission, Part
-from overnight.archive.record import load, status_of
+from overnight.archive.record import load
 from overnight.archive.trees import remove_tree
-from overnight.archive.walk import ROOT, LeaveOut, Node, Walk
+from overnight.archive.walk import ROOT, LeaveOut, Node, Sift, Walk
 
 
 def unchanged(record: Path, parts: Sequence[Part], exclude: Collection[str] = DEFAULT_EXCLUDE) -> bool:
@@ -20,14 +21,9 @@ def unchanged(record: Path, parts: Sequence[Part], exclude: Collection[str] = DE
     known = load(record)
     if known is None:
         return False
-    statuses, seen = known.statuses, 0
-    for part in parts:
-        for node in _nodes(part, exclude, _nothing):
-            assert node.status is not None
-            if statuses.get(node.path) != status_of(node.status):
-                return False
-            seen += 1
-    return seen == len(statuses)
+    comparison = ByStatus(known)
+    found = (node for part in parts for node in _nodes(part, exclude, _nothing, comparison.sift))
+    return all(comparison.is_same(node) for node in found) and comparison.all_same
 
 
 def prune(parts: Sequence[Part], exclude: Collection[str] = DEFAULT_EXCLUDE) -> None:
@@ -55,10 +51,12 @@ def _remove(path: Path) -> None:
     os.utime(path.parent, ns=(before.st_atime_ns, before.st_mtime_ns), follow_symlinks=False)
 
 
-def _nodes(part: Part, exclude: Collection[str], leave_out: LeaveOut) -> Iterator[Node]:
-    """Of all that a pack takes, with a look at each; without the root of the part."""
+def _nodes(
+    part: Part, exclude: Collection[str], leave_out: LeaveOut, sift: Sift | None = None
+) -> Iterator[Node]:
+    """Of all that a pack takes, without the root of the part."""
     selection, _ = selection_of(part, exclude)
-    with closing(iter(Walk(part, selection, OWN_CAPS, leave_out, look=True))) as nodes:
+    with closing(iter(Walk(part, selection, OWN_CAPS, leave_out, sift))) as nodes:
         for node in nodes:
             if node.raw != ROOT:
                 yield node

@@ -9,21 +9,14 @@ from pathlib import PurePosixPath
 from typing import Generic, TypeVar
 
 from overnight.archive.base import OldArchive
-from overnight.archive.compare import same_content
+from overnight.archive.compare import ByContent, ByStatus, Comparison
 from overnight.archive.ignore import selection_of
 from overnight.archive.layout import DOS_FIRST, NS
 from overnight.archive.model import Caps, Check, Kind, LeftOut, Omission, Packed, Part
 from overnight.archive.output import Output, too_large
-from overnight.archive.record import (
-    Record,
-    is_young,
-    same_but_for_times_of_change,
-    size_of,
-    status_of,
-    unsure_status_of,
-)
+from overnight.archive.record import Record, Recording, is_young, status_of, unsure_status_of
 from overnight.archive.source import Found, FoundLarge, Omitted, head_of, look_again, read_node
-from overnight.archive.walk import ROOT, Descent, Node, Walk, printable
+from overnight.archive.walk import ROOT, Descent, Node, Sift, Walk, printable
 from overnight.archive.writer import EMPTY, Body, Head, ZipWriter, squeezed
 
 LISTED = 100
@@ -61,8 +54,6 @@ class _Report(Generic[T]):
 
 
 class Packing:
-    """`statuses` collects what the record of the new archive will hold."""
-
     def __init__(self, output: Output, rules: Rules, old: OldArchive | None, pool: Executor) -> None:
         self._output = output
         self._rules = rules
@@ -75,7 +66,7 @@ class Packing:
         self._reused_entries = 0
         self._copied_bytes = 0
         self._ignore_note = ""
-        self.statuses: dict[bytes, bytes] = {}
+        self._recording = Recording()
 
     def add_all(self, parts: Sequence[Part], entries: Mapping[str, bytes]) -> None:
         """From a base come its unchanged entries first, as they lay there; then ours, then the trees."""
@@ -107,48 +98,31 @@ class Packing:
             incremental=self._old is not None,
             ignore_note=self._ignore_note,
         )
-        return packed, Record(size, sha256, directory_sha256, self.statuses)
+        return packed, Record(size, sha256, directory_sha256, self._recording.sections())
 
-    def _walk(self, part: Part, *, look: bool = False) -> Walk:
+    def _walk(self, part: Part, sift: Sift | None = None) -> Walk:
         selection, note = selection_of(part, self._rules.exclude)
         self._ignore_note = self._ignore_note or note
-        return Walk(part, selection, self._rules.limits, self._leave_out, look=look)
+        return Walk(part, selection, self._rules.limits, self._leave_out, sift)
 
     def _keep(self, old: OldArchive, parts: Sequence[Part]) -> list[list[Place]]:
         """Copies the entries that are unchanged; returns, for each part, the others of its tree."""
-        kept, fresh = bytearray(len(old)), []
-        for part in parts:
-            places: list[Place] = []
-            with closing(iter(self._walk(part, look=True))) as nodes:
-                for node in nodes:
-                    number = self._number_of_unchanged(old, node)
-                    if number is None:
-                        places.append((node.path, node.kind))
-                    else:
-                        kept[number] = 1
-            fresh.append(places)
-        for run in old.runs(kept):
+        by_content = self._rules.check is Check.CONTENT
+        comparison = ByContent(old) if by_content else ByStatus(old.record)
+        fresh = [self._differing(part, comparison) for part in parts]
+        for run in old.runs(comparison.same):
             self._output.copy(old.read, run.offset, run.length)
             self._writer.adopt(run.length, old.moved(run, self._writer.position), run.end - run.first)
             self._copied_bytes += run.length
+        comparison.note(self._recording)
+        self._content_bytes = self._recording.content_bytes()
         self._reused_entries = self._writer.entries
         self._check_limits()
         return fresh
 
-    def _number_of_unchanged(self, old: OldArchive, node: Node) -> int | None:
-        """The number of the node's entry in the old archive, if that can stay."""
-        if node.raw == ROOT or node.status is None:
-            return None
-        now = status_of(node.status)
-        before = old.statuses.get(node.path, b"")
-        by_content = self._rules.check is Check.CONTENT
-        if not (_same_inside(old, node, before, now) if by_content else before == now):
-            return None
-        number = old.number(node.path)
-        if number is not None:
-            self.statuses[node.path] = now
-            self._content_bytes += size_of(now)
-        return number
+    def _differing(self, part: Part, comparison: Comparison) -> list[Place]:
+        with closing(iter(self._walk(part, comparison.sift))) as nodes:
+            return [(node.path, node.kind) for node in nodes if not comparison.is_same(node)]
 
     def _add_entries(self, parts: Sequence[Part], entries: Mapping[str, bytes]) -> None:
         """Ours; every directory that they and the prefixes imply is said."""
@@ -219,15 +193,7 @@ class Packing:
             return
         since = self._rules.live_since_ns
         sure = steady and (since is None or not is_young(status, since))
-        self.statuses[node.path] = status_of(status) if sure else unsure_status_of(status)
+        self._recording.add(node.path, status_of(status) if sure else unsure_status_of(status))
 
     def _leave_out(self, path: str, reason: Omission) -> None:
         self._left_out.add(LeftOut(printable(path), reason))
-
-
-def _same_inside(old: OldArchive, node: Node, before: bytes, now: bytes) -> bool:
-    """Links and directories have no content but what their status tells."""
-    if node.kind is not Kind.FILE:
-        return before == now
-    content = old.content(node.path)
-    return content is not None and same_but_for_times_of_change(before, now) and same_content(node, content)

@@ -2,15 +2,21 @@
 
 A record is worth something on its own machine only (inode and ctime), so it lies beside the archive and never
 in it, where nobody but us can write. Whoever finds it missing or damaged packs in full.
+
+It is laid out as the tree is, a section for each directory: what is compared with one listing lies together, and
+is unpacked when that listing is read.
 """
 
 import hashlib
 import os
 import stat
 import struct
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 from overnight.archive.codec import crc32
 from overnight.archive.durable import whole_file
@@ -19,21 +25,37 @@ from overnight.archive.reader import ArchiveFile
 
 _STATUS = struct.Struct("<QqqQI")
 _ONE_STATUS = struct.Struct(f"{_STATUS.size}s")
+_ONE_SIZE = struct.Struct(f"<Q{_STATUS.size - 8}x")
 SETTLED_NS = 2 * NS
 """Clocks of file systems tick every 4 ms to 2 s: a younger change may share its time with a later one."""
 
-_HEAD = struct.Struct("<8sQ32s32sIQL")
-_MAGIC = b"onrec01\n"
+_HEAD = struct.Struct("<8s3Q32s32sL")
+"""Magic, size of the archive, number of sections, bytes behind the head, SHA-256 of archive and directory, CRC-32."""
+_SECTION = struct.Struct(f"<{_STATUS.size}sQQ")
+"""The status of the directory itself, how many children it has, the bytes of their names."""
+_MAGIC = b"onrec02\n"
+_NOT_HASHED = bytes(32)
+NOT_AN_ENTRY = bytes(_STATUS.size)
+"""In place of a status: the root of a part."""
+
+Fields = tuple[int, ...]
+fields_of = attrgetter("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_mode")
+"""All that tells a changed file, from its `os.stat_result`."""
 
 
 def status_of(status: os.stat_result) -> bytes:
-    """All that tells a changed file, in 36 bytes: size, mtime, ctime, inode and mode.
+    """`fields_of`, in 36 bytes.
 
     Of a directory only mtime and mode: what is in it is looked at by itself, and a move changes its ctime.
     """
     if stat.S_ISDIR(status.st_mode):
         return _packed(0, status.st_mtime_ns, 0, 0, status.st_mode)
-    return _packed(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_mode)
+    return _packed(*fields_of(status))
+
+
+def is_as_recorded(fields: Fields | None, status: os.stat_result) -> bool:
+    """Of a file or link; None is as no status is."""
+    return fields == fields_of(status) or fields == _STATUS.unpack(status_of(status))
 
 
 def _packed(size: int, mtime_ns: int, ctime_ns: int, inode: int, mode: int) -> bytes:
@@ -64,40 +86,173 @@ def same_but_for_times_of_change(before: bytes, now: bytes) -> bool:
     return before[:16] == now[:16] and before[-4:] == now[-4:]
 
 
-def size_of(status: bytes) -> int:
-    return int.from_bytes(status[:8], "little")
+def _is_of_directory(status: bytes) -> bool:
+    return stat.S_ISDIR(int.from_bytes(status[-4:], "little"))
+
+
+class Section(NamedTuple):
+    """A directory: its own status, and the names and statuses of its children that are none themselves.
+
+    The names are joined by NUL. A status is `status_of`, or `unsure_status_of` of what may have been written to
+    right after it was looked at.
+    """
+
+    status: bytes
+    names: bytes
+    statuses: bytes
+
+    @property
+    def is_entry(self) -> bool:
+        return self.status != NOT_AN_ENTRY
+
+    @property
+    def children(self) -> int:
+        return len(self.statuses) // _STATUS.size
+
+    def raw_names(self) -> list[bytes]:
+        return self.names.split(b"\0") if self.statuses else []
+
+    def fields(self) -> dict[str, Fields]:
+        """Of each child, by its name as a listing gives it."""
+        if not self.statuses:
+            return {}
+        return dict(zip(os.fsdecode(self.names).split("\0"), _STATUS.iter_unpack(self.statuses), strict=True))
+
+    def each(self) -> Iterator[tuple[bytes, bytes]]:
+        """The name and status of each child."""
+        statuses = (status for (status,) in _ONE_STATUS.iter_unpack(self.statuses))
+        return zip(self.raw_names(), statuses, strict=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """`statuses`: the name of each entry of the tree (raw, no slash at its end) to its `status_of`, or
-    `unsure_status_of` if it may have been written to right after it was looked at.
+    """`sections`: by the name of each directory, raw and with a slash at its end; empty for the workspace.
 
     Entries that are no file of the tree (`.overnight/session.json`) are not in it, nor is the root of a part.
     The directory of a zip holds the names, lengths and checksums of all entries, so `directory_sha256` ties a
-    record to its archive without reading all of it again.
+    record to its archive without reading all of it again. `archive_sha256` is None if nobody read all of it.
     """
 
     archive_size: int
-    archive_sha256: str
+    archive_sha256: str | None
     directory_sha256: str
-    statuses: Mapping[bytes, bytes]
+    sections: Mapping[bytes, Section]
+
+    @property
+    def statuses(self) -> dict[bytes, bytes]:
+        """Of every entry, by its name without a slash at its end."""
+        return dict(_entries(self.sections))
+
+    def names(self) -> Iterator[bytes]:
+        """Of every entry, without a slash at its end: a section's own, then its children's."""
+        for prefix, section in self.sections.items():
+            if section.is_entry:
+                yield prefix[:-1]
+            for name in section.raw_names():
+                yield prefix + name
+
+    def changed_since(self, before: "Record") -> Iterator[bytes]:
+        """The names of what `before` has not, or has differently."""
+        suspects = {
+            prefix: section
+            for prefix, section in self.sections.items()
+            if before.sections.get(prefix) != section
+        }
+        known = dict(
+            _entries({prefix: before.sections[prefix] for prefix in suspects if prefix in before.sections})
+        )
+        return (name for name, status in _entries(suspects) if known.get(name) != status)
 
     def save(self, path: Path) -> None:
         """Whole or not at all, but not forced to the disk: after a power cut a full pack makes a new one."""
-        body = b"".join(self.statuses.values()) + b"\0".join(self.statuses)
+        sections = self.sections.values()
+        body = b"".join(
+            (
+                *(
+                    _SECTION.pack(section.status, section.children, len(section.names))
+                    for section in sections
+                ),
+                *(section.statuses for section in sections),
+                *(section.names for section in sections),
+                b"\0".join(self.sections),
+            )
+        )
         head = _HEAD.pack(
             _MAGIC,
             self.archive_size,
-            bytes.fromhex(self.archive_sha256),
-            bytes.fromhex(self.directory_sha256),
-            len(self.statuses),
+            len(self.sections),
             len(body),
+            bytes.fromhex(self.archive_sha256) if self.archive_sha256 else _NOT_HASHED,
+            bytes.fromhex(self.directory_sha256),
             crc32(body),
         )
         with whole_file(path, durable=False) as file:
             file.write(head)
             file.write(body)
+
+
+def _entries(sections: Mapping[bytes, Section]) -> Iterator[tuple[bytes, bytes]]:
+    for prefix, section in sections.items():
+        if section.is_entry:
+            yield prefix[:-1], section.status
+        for name, status in section.each():
+            yield prefix + name, status
+
+
+class Recording:
+    """Gathers the statuses of a tree, in whatever order they come."""
+
+    def __init__(self) -> None:
+        self._own: dict[bytes, bytes] = {}
+        self._names: defaultdict[bytes, list[bytes]] = defaultdict(list)
+        self._statuses: defaultdict[bytes, list[bytes]] = defaultdict(list)
+
+    def add(self, name: bytes, status: bytes) -> None:
+        """One entry, by its name without a slash at its end."""
+        if _is_of_directory(status):
+            self._own[name + b"/"] = status
+            return
+        prefix, slash, leaf = name.rpartition(b"/")
+        self.add_section(prefix + slash, Section(NOT_AN_ENTRY, leaf, status))
+
+    def add_section(self, prefix: bytes, section: Section) -> None:
+        """All or some of a directory."""
+        if section.is_entry:
+            self._own[prefix] = section.status
+        if section.statuses:
+            self._names[prefix].append(section.names)
+            self._statuses[prefix].append(section.statuses)
+
+    def content_bytes(self) -> int:
+        """Of all files and links so far."""
+        statuses = b"".join(status for some in self._statuses.values() for status in some)
+        return sum(size for (size,) in _ONE_SIZE.iter_unpack(statuses))
+
+    def sections(self) -> dict[bytes, Section]:
+        return {
+            prefix: Section(
+                self._own.get(prefix, NOT_AN_ENTRY),
+                b"\0".join(self._names.get(prefix, ())),
+                b"".join(self._statuses.get(prefix, ())),
+            )
+            for prefix in dict.fromkeys((*self._own, *self._names))
+        }
+
+
+def sections_of(statuses: Mapping[bytes, bytes]) -> dict[bytes, Section]:
+    """From the `status_of` every entry, by its name without a slash at its end."""
+    recording = Recording()
+    for name, status in statuses.items():
+        recording.add(name, status)
+    return recording.sections()
+
+
+def chosen(section: Section, flags: Sequence[int]) -> Section:
+    """The section with those of its children that are flagged, and without its own status."""
+    if all(flags):
+        return section._replace(status=NOT_AN_ENTRY)
+    some = [line for line, flag in zip(section.each(), flags, strict=True) if flag]
+    return Section(NOT_AN_ENTRY, b"\0".join(name for name, _ in some), b"".join(status for _, status in some))
 
 
 def load(path: Path) -> Record | None:
@@ -108,23 +263,32 @@ def load(path: Path) -> Record | None:
         return None
     if len(data) < _HEAD.size:
         return None
-    magic, size, archive_sha256, directory_sha256, count, length, crc = _HEAD.unpack_from(data)
-    body = memoryview(data)[_HEAD.size :]
-    if magic != _MAGIC or length != len(body) or count * _STATUS.size > length or crc != crc32(body):
+    magic, size, count, length, archive_sha256, directory_sha256, crc = _HEAD.unpack_from(data)
+    body = data[_HEAD.size :]
+    if magic != _MAGIC or length != len(body) or count * _SECTION.size > length or crc != crc32(body):
         return None
-    statuses = _statuses(data, count)
-    if statuses is None:
+    sections = _sections(body, count)
+    if sections is None:
         return None
-    return Record(size, archive_sha256.hex(), directory_sha256.hex(), statuses)
+    sha256 = None if archive_sha256 == _NOT_HASHED else archive_sha256.hex()
+    return Record(size, sha256, directory_sha256.hex(), sections)
 
 
-def _statuses(data: bytes, count: int) -> dict[bytes, bytes] | None:
-    edge = _HEAD.size + count * _STATUS.size
-    names = data[edge:].split(b"\0") if count else []
-    if len(names) != count:
+def _sections(body: bytes, count: int) -> dict[bytes, Section] | None:
+    edge = count * _SECTION.size
+    heads = list(_SECTION.iter_unpack(body[:edge]))
+    names_at = edge + sum(children for _, children, _ in heads) * _STATUS.size
+    prefixes_at = names_at + sum(length for _, _, length in heads)
+    prefixes = body[prefixes_at:].split(b"\0") if count else []
+    if len(prefixes) != count:
         return None
-    statuses = _ONE_STATUS.iter_unpack(memoryview(data)[_HEAD.size : edge])
-    return {name: status for name, (status,) in zip(names, statuses, strict=True)}
+    sections = {}
+    for prefix, (status, children, length) in zip(prefixes, heads, strict=True):
+        statuses = body[edge : edge + children * _STATUS.size]
+        names = body[names_at : names_at + length]
+        edge, names_at = edge + len(statuses), names_at + length
+        sections[prefix] = Section(status, names, statuses)
+    return sections
 
 
 def directory_sha256(archive: ArchiveFile, start: int) -> str:

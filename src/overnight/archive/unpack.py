@@ -20,7 +20,7 @@ from overnight.archive.model import (
 )
 from overnight.archive.owners import Owner
 from overnight.archive.reader import ArchiveFile, open_archive
-from overnight.archive.record import Record, directory_sha256
+from overnight.archive.record import Record, directory_sha256, sections_of
 from overnight.archive.restore import Manner, Restore
 from overnight.archive.spans import Span, content
 from overnight.archive.trees import remove_tree
@@ -67,7 +67,7 @@ def unpack(
                     restore.run(share, judged.targets)
             if record is not None and sha256 is not None:
                 directory = directory_sha256(archive, judged.directory_start)
-                Record(archive.size, sha256, directory, statuses).save(record)
+                Record(archive.size, sha256, directory, sections_of(statuses)).save(record)
         kept = [span.record.size for share in shares.values() for span in share]
         return Unpacked(len(kept), sum(kept), session)
 

@@ -9,14 +9,16 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from overnight.archive.model import RESERVED, Caps, Kind, Omission, Part
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 ROOT = "."
+NAME_MAX = 255
+"""Bytes of one component that a file system takes."""
 _AS_FSENCODE = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
 """`os.fsencode` without its checks, which take as long as the rest of a step of the walk."""
 
@@ -28,7 +30,7 @@ class Node(NamedTuple):
     """Something found. Valid until the walk goes on: then `parent` may be closed.
 
     `path` is what the archive calls it, without a slash at its end; `raw` is its name in `parent`, or ROOT.
-    `status` is set for directories, and for all if that was asked for.
+    `status` is set for directories.
     """
 
     parent: int
@@ -42,11 +44,18 @@ class Node(NamedTuple):
         return os.fsdecode(self.path)
 
 
+T = TypeVar("T")
+
+
 class Selection(Protocol):
     """Which files of the workspace belong into its archive."""
 
     def omission(self, raw: str, path: bytes, *, is_directory: bool) -> Omission | None:
         """Why not, or None. `raw` is the last component of `path`."""
+        ...
+
+    def kept(self, prefix: bytes, files: Mapping[str, T]) -> Mapping[str, T]:
+        """Of some that are no directories, named as in their own, those that belong into it."""
         ...
 
 
@@ -56,6 +65,13 @@ class Everything:
     def omission(self, raw: str, path: bytes, *, is_directory: bool) -> Omission | None:
         return None
 
+    def kept(self, prefix: bytes, files: Mapping[str, T]) -> Mapping[str, T]:
+        return files
+
+
+Listing = Iterable[os.DirEntry[str]]
+Sift = Callable[[bytes, Listing, Selection], Listing]
+"""Takes the name of a directory, with a slash behind, and its children; returns those that the walk must look at."""
 
 Child = tuple[bytes, Kind | None, os.DirEntry[str]]
 
@@ -71,13 +87,13 @@ class _Level(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """`look`: take the status of everything, not only of directories."""
+    """With `sift`, all that it does not return is passed over."""
 
     part: Part
     selection: Selection
     caps: Caps
     leave_out: LeaveOut
-    look: bool = False
+    sift: Sift | None = None
 
     def __iter__(self) -> Generator[Node, None, None]:
         """In the bytes order of the names in the archive. OSError if the root is no directory."""
@@ -113,11 +129,7 @@ class Walk:
     def _node(self, level: _Level, path: bytes, kind: Kind | None, child: os.DirEntry[str]) -> Node | None:
         omission = self._omission(level, child.name, path, is_directory=False)
         if omission is None and kind is not None:
-            try:
-                status = child.stat(follow_symlinks=False) if self.look else None
-                return Node(level.fd, child.name, path, kind, status)
-            except OSError as error:
-                omission = omission_of(error)
+            return Node(level.fd, child.name, path, kind, None)
         self.leave_out(os.fsdecode(path), omission or Omission.SPECIAL)
         return None
 
@@ -136,10 +148,17 @@ class Walk:
     def _level(self, fd: int, prefix: bytes, depth: int) -> _Level:
         """Takes the descriptor over: closes it if the directory cannot be listed."""
         try:
-            return _Level(fd, prefix, depth, _children(fd))
+            with os.scandir(fd) as listing:
+                return _Level(fd, prefix, depth, _sorted(self._sifted(listing, prefix, depth)))
         except OSError:
             os.close(fd)
             raise
+
+    def _sifted(self, listing: Listing, prefix: bytes, depth: int) -> Listing:
+        """What would be left out for its place is for the walk to tell of."""
+        if self.sift is None or depth >= self.caps.depth or len(prefix) + NAME_MAX > self.caps.path_bytes:
+            return listing
+        return self.sift(prefix, listing, self.selection)
 
     def _omission(self, level: _Level, raw: str, path: bytes, *, is_directory: bool) -> Omission | None:
         if not level.prefix and raw == RESERVED:
@@ -167,14 +186,13 @@ def printable(raw: str) -> str:
     return raw if raw.isascii() else os.fsencode(raw).decode("utf-8", "backslashreplace")
 
 
-def _children(fd: int) -> Iterator[Child]:
-    """Sorted as their names stand in the archive, where a directory ends in a slash."""
+def _sorted(children: Listing) -> Iterator[Child]:
+    """As their names stand in the archive, where a directory ends in a slash."""
     found: list[Child] = []
-    with os.scandir(fd) as listing:
-        for child in listing:
-            kind = _kind(child)
-            key = child.name.encode(*_AS_FSENCODE)
-            found.append((key + b"/" if kind is Kind.DIRECTORY else key, kind, child))
+    for child in children:
+        kind = _kind(child)
+        key = child.name.encode(*_AS_FSENCODE)
+        found.append((key + b"/" if kind is Kind.DIRECTORY else key, kind, child))
     found.sort(key=_key)
     return iter(found)
 

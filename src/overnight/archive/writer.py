@@ -126,7 +126,7 @@ class ZipWriter:
         self._emit(_descriptor(body, long=long))
         self._note(head, form, body, offset)
 
-    def adopt(self, length: int, records: Iterable[bytes], count: int) -> None:
+    def adopt(self, length: int, records: Iterable[bytes | bytearray], count: int) -> None:
         """Entries that were copied as they lay elsewhere, all of `length` bytes, and their central records."""
         self.position += length
         for record in records:

@@ -161,8 +161,7 @@ def fresh_names(before: Path, after: Path) -> set[str] | None:
     old, new = load(before), load(after)
     if old is None or new is None:
         return None
-    known = old.statuses
-    return {os.fsdecode(name) for name, status in new.statuses.items() if known.get(name) != status}
+    return {os.fsdecode(name) for name in new.changed_since(old)}
 
 
 async def to_its_end(work: Callable[[threading.Event], T]) -> T:
