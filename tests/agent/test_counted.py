@@ -66,6 +66,7 @@ class Conversation:
         began = begin_counting(
             self.root,
             [self.transcript],
+            job_id="j",
             attempt=self.change.job.attempt,
             charged=self.change.job.charged_attempt,
         )
@@ -194,7 +195,7 @@ def test_what_is_no_file_tells_nothing_and_is_not_waited_for(tmp_path: Path) -> 
 
 def test_a_note_that_was_cut_off_is_none(tmp_path: Path) -> None:
     (tmp_path / "counted.json").write_text('{"attempt": 1, "bef')
-    assert begin_counting(tmp_path, [], attempt=2, charged=0) == Counted()
+    assert begin_counting(tmp_path, [], job_id="j", attempt=2, charged=0) == Counted()
 
 
 @pytest.mark.e2e

@@ -10,7 +10,7 @@ from tests.supabase_server.bucket import ALL, ANON, SECRET, Project
 
 from overnight.adapters.directory import DirectoryArchives
 from overnight.adapters.supabase import SupabaseArchives
-from overnight.cli.doctor import Verdict, archives
+from overnight.cli.doctor import Verdict, archives, unsaved
 from overnight.settings import Settings, SettingsError, load
 from overnight.wiring.archives import opened_archives
 
@@ -83,3 +83,11 @@ async def test_doctor_warns_of_a_public_key_and_of_a_small_limit(server: Server,
 async def test_doctor_of_a_directory_asks_nobody(server: Server, tmp_path: Path) -> None:
     checked = await archives(load(data=tmp_path / "data"))
     assert (checked.verdict, server.requests) == (Verdict.GOOD, [])
+
+
+async def test_doctor_names_what_is_in_no_archive(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path)
+    assert (await unsaved(settings)).verdict is Verdict.GOOD
+    (tmp_path / "unsaved" / "session.job.1").mkdir(parents=True)
+    told = await unsaved(settings)
+    assert (told.verdict, "session.job.1" in told.finding) == (Verdict.NOTE, True)

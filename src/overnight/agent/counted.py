@@ -35,16 +35,18 @@ class Counted:
     unpaid: float = 0.0
 
 
-def begin_counting(root: Path, transcripts: Sequence[Path], *, attempt: int, charged: int) -> Counted:
+def begin_counting(
+    root: Path, transcripts: Sequence[Path], *, job_id: str, attempt: int, charged: int
+) -> Counted:
     """Noted at `root`, for an attempt that goes on there after this one.
 
     `charged` is the last attempt of the job that was charged. Raises OSError.
     """
     total = paid = max(map(counted_before, transcripts), default=0.0)
     noted = _noted(root)
-    if noted is not None and noted["attempt"] > charged:
+    if noted is not None and noted["job_id"] == job_id and noted["attempt"] > charged:
         paid = min(total, noted["charged_usd"])
-    (root / NOTE).write_text(json.dumps({"attempt": attempt, "charged_usd": paid}))
+    (root / NOTE).write_text(json.dumps({"job_id": job_id, "attempt": attempt, "charged_usd": paid}))
     return Counted(paid, total - paid)
 
 

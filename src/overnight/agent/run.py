@@ -236,7 +236,11 @@ class _Launch:
         order = self.order
         transcripts = transcripts_of(order.workspace, order.session_id)
         return begin_counting(
-            order.workspace.root, transcripts, attempt=order.attempt, charged=order.charged_attempt
+            order.workspace.root,
+            transcripts,
+            job_id=order.job_id,
+            attempt=order.attempt,
+            charged=order.charged_attempt,
         )
 
     async def _serve(self, network: RunNetwork, grant: Grant, emit: Emit) -> None:

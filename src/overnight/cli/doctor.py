@@ -31,6 +31,7 @@ ROOM_BYTES = 1024**3
 FREE_PLAN_BYTES = 50 * 1024**2
 """What Supabase's free plan takes in one object: a workspace of any size is soon larger."""
 COMMAND_SECONDS = 20.0
+UNSAVED_LISTED = 3
 
 
 class Verdict(StrEnum):
@@ -133,6 +134,17 @@ async def archives(settings: Settings) -> Check:
     return Check(name="Archives", verdict=verdict, finding=finding, remedy=_PUBLIC_KEY)
 
 
+async def unsaved(settings: Settings) -> Check:
+    """Workspaces that are in no archive: a note, and not bad, because nothing is lost."""
+    name, place = "Unsaved workspaces", settings.data / "unsaved"
+    found = await asyncio.to_thread(lambda: sorted(path.name for path in place.glob("*.*.*")))
+    if not found:
+        return Check(name=name, verdict=Verdict.GOOD, finding="none")
+    listed = ", ".join(found[:UNSAVED_LISTED]) + (", ..." if len(found) > UNSAVED_LISTED else "")
+    finding = f"{len(found)} below {place}: {listed}"
+    return Check(name=name, verdict=Verdict.NOTE, finding=finding, remedy=_UNSAVED)
+
+
 async def sqlite(_: Settings) -> Check:
     found = ".".join(version("apsw").split(".")[:3])  # apsw has the number of the SQLite that it brings
     new = tuple(int(part) for part in found.split(".")) >= SQLITE
@@ -194,6 +206,7 @@ CHECKS: tuple[Callable[[Settings], Awaitable[Check]], ...] = (
     isolation,
     data_directory,
     archives,
+    unsaved,
     sqlite,
     archive_engine,
     key,
@@ -205,6 +218,10 @@ CHECKS: tuple[Callable[[Settings], Awaitable[Check]], ...] = (
 _SMALL = (
     "A larger session is not stored: OVERNIGHT_ARCHIVE_TOO_LARGE says what becomes of its job. Raise the limit in the "
     "project's storage settings, or exclude more with OVERNIGHT_ARCHIVE_EXCLUDE."
+)
+_UNSAVED = (
+    "Their archives could not be stored. A worker stores them as soon as it can, or the session's next job here goes "
+    "on in them. One that stays was overtaken by a later job: take what you need (`files/`), then delete the directory."
 )
 _PUBLIC_KEY = (
     "The key is the project's public one: whoever has it can read, replace and delete every session. Set "

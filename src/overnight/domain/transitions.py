@@ -90,7 +90,7 @@ def submit(
             daily_budget_usd=caller.limits.daily_budget_usd,
             models=caller.limits.models,
         )
-        job, event = _tell(job, "job.queued", now, {"position": len(session.line)})
+        job, event = tell(job, "job.queued", now, {"position": len(session.line)})
         session = replace(session, line=(*session.line, job_id), jobs=session.jobs + 1, updated_at=now)
         return Change(job=job, session=session, events=(event,), rings=(Ring(job_id=job_id, at=now),))
 
@@ -138,7 +138,7 @@ def start(
             isolation=isolation,
             isolation_properties=measured,
         )
-        job, event = _tell(job, "job.started", now, told)
+        job, event = tell(job, "job.started", now, told)
         return Change(job=job, session=session, events=(event,))
 
     return decide
@@ -168,7 +168,7 @@ def record(notes: Iterable[Note], *, attempt: int) -> Decide:
         _held(job, attempt)
         events = []
         for note in notes:
-            job, event = _tell(job, note.type, note.time, note.data)
+            job, event = tell(job, note.type, note.time, note.data)
             events.append(event)
         return Change(job=job, session=session, events=tuple(events)) if events else None
 
@@ -182,7 +182,7 @@ def checkpoint(archive: ArchiveRef, *, attempt: int, now: float) -> Decide:
         _held(job, attempt)
         saved = Checkpoint(archive=archive, attempt=attempt, base=session.archive_name)
         told = {"archive": archive.name, "size": archive.size}
-        job, event = _tell(replace(job, checkpoint=saved), "checkpoint.saved", now, told)
+        job, event = tell(replace(job, checkpoint=saved), "checkpoint.saved", now, told)
         return Change(job=job, session=session, events=(event,))
 
     return decide
@@ -220,7 +220,7 @@ def requeue(outcome: Outcome, *, attempt: int, now: float, at: float) -> Decide:
         told = {"available_at": at} | (
             {"code": outcome.code, "message": outcome.message} if outcome.code else {}
         )
-        job, event = _tell(job, kind, now, told)
+        job, event = tell(job, kind, now, told)
         return Change(job=job, session=session, events=(event,), rings=(Ring(job_id=job.job_id, at=at),))
 
     return decide
@@ -271,7 +271,7 @@ def lapse(
         job = replace(
             job, status=Status.QUEUED, lease=None, available_at=at, losses=job.losses + 1, waiting_for=waits
         )
-        job, event = _tell(job, "job.worker_lost", now, {"available_at": at, "worker": lease.worker})
+        job, event = tell(job, "job.worker_lost", now, {"available_at": at, "worker": lease.worker})
         return Change(job=job, session=session, events=(event,), rings=(Ring(job_id=job.job_id, at=at),))
 
     return decide
@@ -289,7 +289,7 @@ def cancel(*, now: float, delivery_id: str) -> Decide:
     def decide(job: Job, session: Session) -> Change | None:
         if job.status.final or job.cancel_requested_at is not None:
             return None
-        job, event = _tell(replace(job, cancel_requested_at=now), "job.cancel_requested", now, {})
+        job, event = tell(replace(job, cancel_requested_at=now), "job.cancel_requested", now, {})
         if job.status is Status.PROCESSING:
             return Change(job=job, session=session, events=(event,))
         end = _end(
@@ -321,7 +321,7 @@ def resend(*, now: float) -> Decide:
             parks=0,
             cancel_requested_at=None,
         )
-        job, event = _tell(job, "job.resent", now, {"position": len(session.line)})
+        job, event = tell(job, "job.resent", now, {"position": len(session.line)})
         session = replace(session, line=(*session.line, job.job_id), updated_at=now)
         return Change(job=job, session=session, events=(event,), rings=(Ring(job_id=job.job_id, at=now),))
 
@@ -335,7 +335,8 @@ def _held(job: Job, attempt: int) -> Lease:
     return job.lease
 
 
-def _tell(job: Job, kind: str, now: float, told: Mapping[str, Any]) -> tuple[Job, Event]:
+def tell(job: Job, kind: str, now: float, told: Mapping[str, Any]) -> tuple[Job, Event]:
+    """The job's next event, and the job that has told it."""
     event = Event(seq=job.last_event + 1, type=kind, time=now, attempt=job.attempt, data=told)
     return replace(job, last_event=event.seq), event
 
@@ -386,7 +387,7 @@ def _end(
         archive=archive.name if archive else None,
         checkpoint=job.checkpoint if status is Status.FAILED and archive is None else None,
     )
-    job, event = _tell(
+    job, event = tell(
         job, f"job.{status}", now, {"code": error.code, "message": error.message} if error else {}
     )
     line = tuple(waiting for waiting in session.line if waiting != job.job_id)

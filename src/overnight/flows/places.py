@@ -46,6 +46,23 @@ def make_empty(root: Path) -> None:
     Baseline(root).directory.mkdir(mode=0o700)
 
 
+def fresh_home(root: Path) -> None:
+    """Make HOME anew around the conversation. Whatever stops it half-way, it can be called again.
+
+    A run that put something else in the place of its conversation has none.
+    """
+    workspace, kept = workspace_at(root), root / PROJECT
+    if not kept.is_dir():
+        try:
+            with projects_of(root) as projects:
+                os.rename(PROJECT, kept, src_dir_fd=projects)
+        except OSError:
+            kept.mkdir(mode=0o700)
+    remove_tree(workspace.home)
+    workspace.transcripts.mkdir(mode=0o700, parents=True)
+    kept.rename(workspace.transcripts)
+
+
 @contextlib.contextmanager
 def projects_of(root: Path) -> Iterator[int]:
     """The directory that the conversation lies in, open. OSError if a run put a link on the way to it."""
@@ -121,6 +138,10 @@ class Baseline:
         if restored and self.record.exists():
             shutil.copyfile(self.record, self.session_record)
         self.origin.write_text(json.dumps({"session_archive": session_archive}))
+
+    def is_known_to_begin_from(self, session_archive: str | None) -> bool:
+        """The same, and not only supposed."""
+        return self.origin.exists() and self.began_from(session_archive)
 
     def began_from(self, session_archive: str | None) -> bool:
         """Whether the tree grew from this archive of the session. One that an older version left did."""

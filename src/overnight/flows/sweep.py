@@ -82,10 +82,11 @@ class Sweep:
     async def _clear_leftovers(self) -> None:
         """Delete directories that no attempt will go on from, after killing what may still run in them."""
         for job_id, roots in (await asyncio.to_thread(self.workspaces.leftovers)).items():
-            if await self._is_over(job_id):
+            over, saved = await self._is_over(job_id)
+            if over:
                 for root in roots:
                     await self.agent.reap(root)
-                await self.workspaces.clear(job_id)
+                await self.workspaces.discard(job_id, saved=saved)
 
     async def _tidy_kept_workspaces(self) -> None:
         """One look per sweep whether a session is still there: it may have been erased on another machine."""
@@ -99,11 +100,12 @@ class Sweep:
             except SessionNotFound:
                 await self.workspaces.forget_kept(session_id)
 
-    async def _is_over(self, job_id: str) -> bool:
+    async def _is_over(self, job_id: str) -> tuple[bool, bool]:
+        """And whether nothing of it is needed, because it is in an archive or its session is gone."""
         try:
             job = (await self.store.snapshot(job_id)).job
         except JobNotFound:
-            return True
+            return True, True
         # A dead letter whose workers died was never saved: its directory is what a resend goes on from.
         lost = job.error is not None and job.error.code is ErrorCode.WORKER_LOST
-        return job.status.final and not lost
+        return job.status.final and not lost, job.archive is not None

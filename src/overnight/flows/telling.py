@@ -14,7 +14,7 @@ def told_ready(prepared: Prepared) -> Mapping[str, object]:
         "continued": prepared.continued,
         "archive": prepared.archive,
         "fetched_bytes": prepared.fetched_bytes,
-    }
+    } | ({"aside": list(prepared.aside)} if prepared.aside else {})
 
 
 def told_saved(saved: Saved) -> Mapping[str, object]:

@@ -20,6 +20,7 @@ from overnight.domain.redaction import Redactor
 from overnight.flows.places import Baseline, make_empty, mend_conversation, parts_of, workspace_at
 from overnight.flows.restoring import Restoring, WorkspaceUnavailable
 from overnight.flows.saving import Packing, Saved, Saving, SecretsInArchive
+from overnight.flows.unsaved import Unsaved, UnsavedWorkspaces
 from overnight.flows.warm import WarmWorkspaces
 from overnight.ports import ArchiveStore, Owner, Workspace
 
@@ -67,16 +68,20 @@ class Source(StrEnum):
     WARM = "warm"
     CHECKPOINT = "checkpoint"
     LEFTOVER = "leftover"
+    UNSAVED = "unsaved"
+    """The session's last job could not be saved, and left them on this machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """`archive` names what was restored, `fetched_bytes` how much of it came from the store."""
+    """`archive` names what was restored, `fetched_bytes` how much of it came from the store. `aside` names what is kept
+    of the session below `unsaved` and is not in these files."""
 
     workspace: Workspace
     source: Source
     archive: str | None = None
     fetched_bytes: int = 0
+    aside: tuple[str, ...] = ()
 
     @property
     def continued(self) -> bool:
@@ -103,7 +108,7 @@ class Workspaces:
         warm_bytes: int = 0,
     ) -> None:
         self._runs = data / "runs"
-        self._unsaved = data / "unsaved"
+        self.unsaved = UnsavedWorkspaces(data / "unsaved")
         self._archives = archives
         self._exclude = tuple(exclude)
         self._packing = Packing(
@@ -149,6 +154,8 @@ class Workspaces:
         root = self.root(job.job_id, job.attempt)
         prepared = await self._newest(job, session, root, owner)
         await asyncio.to_thread(self._remove, self.earlier(job))
+        aside = await asyncio.to_thread(self.unsaved.of, session.session_id)
+        prepared = replace(prepared, aside=tuple(each.name for each in aside))
         if owner is None:
             return prepared
         await asyncio.to_thread(_give_away, prepared.workspace, owner)
@@ -172,6 +179,16 @@ class Workspaces:
         """The archive that the attempt leaves, under the attempt's name. It has cost `cost_usd`."""
         so_far = round(session.cost_usd + cost_usd, 9)
         return self._saving(job, session, archive_name(job), so_far, settled=True)
+
+    def saving_late(self, unsaved: Unsaved, job: Job, session: Session) -> Saving:
+        """The same, of a workspace that was set aside. Its cost is in the session's already."""
+        return self._saving(
+            job, session, archive_name(job), session.cost_usd, settled=True, root=unsaved.place
+        )
+
+    async def is_stored(self, job: Job) -> bool:
+        """Whether the archive under the attempt's name is there. Raises OSError."""
+        return bool(await self._archives.listing(archive_name(job)))
 
     def checkpoint(self, job: Job, session: Session, number: int, *, settled: bool) -> Saving:
         return self._saving(job, session, checkpoint_name(job, number), session.cost_usd, settled=settled)
@@ -213,16 +230,13 @@ class Workspaces:
     async def forget_kept(self, session_id: str) -> None:
         await asyncio.to_thread(self._warm.forget, session_id)
 
-    async def discard(self, job: Job) -> None:
-        """Delete every directory of the job."""
-        await asyncio.to_thread(self._discard, job.job_id)
+    async def discard(self, job_id: str, *, saved: bool) -> None:
+        """Delete every directory of the job. What it had taken from `unsaved` goes back if it was not `saved`."""
+        await asyncio.to_thread(self._discard, job_id, saved)
 
     async def set_aside(self, job: Job) -> Path:
         """Keep a workspace that could not be saved where no sweep deletes it; returns the place."""
-        place = self._unsaved / f"{job.session_id}.{job.job_id}.{job.attempt}"
-        await asyncio.to_thread(place.parent.mkdir, parents=True, exist_ok=True)
-        await asyncio.to_thread(self.root(job.job_id, job.attempt).rename, place)
-        return place
+        return await asyncio.to_thread(self.unsaved.put, self.root(job.job_id, job.attempt), job)
 
     def leftovers(self) -> dict[str, list[Path]]:
         """The attempts' directories that are there, by job id. Blocking."""
@@ -231,9 +245,6 @@ class Workspaces:
             for root in self._runs.iterdir():
                 found.setdefault(root.name.lstrip(".").partition(".")[0], []).append(root)
         return found
-
-    async def clear(self, job_id: str) -> None:
-        await asyncio.to_thread(self._discard, job_id)
 
     async def evict(self, *, now: float) -> None:
         """Hold the kept workspaces to their limits; large deletions only while nothing runs here."""
@@ -251,6 +262,9 @@ class Workspaces:
                 log.warning("the checkpoint of job %s cannot be used: %s", job.job_id, lost.message)
         if await asyncio.to_thread(self._take_leftover, job, session, root, 1):
             return Prepared(workspace=workspace_at(root), source=Source.LEFTOVER)
+        if (unsaved := await asyncio.to_thread(self._take_unsaved, session, root)) is not None:
+            own = unsaved.job_id == job.job_id
+            return _prepared(root, Source.LEFTOVER if own else Source.UNSAVED, None)
         if await asyncio.to_thread(self._take_warm, session, root, owner):
             return _prepared(root, Source.WARM, session.archive)
         if session.archive is not None:
@@ -269,7 +283,16 @@ class Workspaces:
         await asyncio.to_thread(_begin, new, root, session.archive_name, source is not Source.CHECKPOINT)
         return _prepared(root, source, archive)
 
-    def _saving(self, job: Job, session: Session, name: str, cost_usd: float, *, settled: bool) -> Saving:
+    def _saving(
+        self,
+        job: Job,
+        session: Session,
+        name: str,
+        cost_usd: float,
+        *,
+        settled: bool,
+        root: Path | None = None,
+    ) -> Saving:
         note = {
             "format": FORMAT,
             "session_id": session.session_id,
@@ -278,7 +301,8 @@ class Workspaces:
             "cost_usd": cost_usd,
         }
         entries = {SESSION_ENTRY: json.dumps(note).encode()}
-        return Saving(self._packing, self.root(job.job_id, job.attempt), name, entries, settled=settled)
+        root = root or self.root(job.job_id, job.attempt)
+        return Saving(self._packing, root, name, entries, settled=settled)
 
     def _unchanged(self, workspace: Workspace, baseline: Baseline) -> bool:
         return baseline.base is not None and unchanged(baseline.record, parts_of(workspace), self._exclude)
@@ -295,6 +319,14 @@ class Workspaces:
                 return True
         return False
 
+    def _take_unsaved(self, session: Session, root: Path) -> Unsaved | None:
+        root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            return self.unsaved.take(session, root)
+        except OSError:
+            log.warning("session %s cannot go on in what it left", session.session_id, exc_info=True)
+            return None
+
     def _take_warm(self, session: Session, root: Path, owner: Owner | None) -> bool:
         new = _aside(root)
         make_empty(new)
@@ -307,11 +339,13 @@ class Workspaces:
             _begin(new, root, session.archive_name, True)
         return taken
 
-    def _discard(self, job_id: str) -> None:
-        self._remove([*self._runs.glob(f"{job_id}.*"), *self._runs.glob(f".{job_id}.*")])
+    def _discard(self, job_id: str, saved: bool) -> None:
+        self._remove([*self._runs.glob(f"{job_id}.*"), *self._runs.glob(f".{job_id}.*")], saved=saved)
 
-    def _remove(self, roots: Sequence[Path]) -> None:
+    def _remove(self, roots: Sequence[Path], *, saved: bool = False) -> None:
         for root in roots:
+            if not saved and self.unsaved.put_back(root):
+                continue
             with contextlib.suppress(
                 OSError
             ):  # A sweep may be at the same tree; the next one finds what is left.

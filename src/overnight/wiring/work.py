@@ -12,6 +12,7 @@ from overnight.agent.run import ClaudeAgent
 from overnight.domain.signature import parse_secret
 from overnight.flows.finishing import Finisher
 from overnight.flows.keyring import CACHE_SECONDS
+from overnight.flows.late_saving import LateSaving
 from overnight.flows.lease import Holder
 from overnight.flows.limits import BOOKS_SECONDS, LetIn, let_in
 from overnight.flows.notify import Notifier
@@ -70,6 +71,8 @@ def _chores(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Iterator[
     yield CACHE_SECONDS, base.keys.refresh, "the reading of the keys"
     kept = housekeeping_of(base.settings, base.store, base.index, base.archives, _retention(base))
     yield HOUSEKEEPING_PAUSE, kept.once, "the housekeeping"
+    late = LateSaving(store=base.store, workspaces=workspaces, clock=base.clock)
+    yield HOUSEKEEPING_PAUSE, late.once, "the saving of what was set aside"
 
 
 def _workspaces(base: Base) -> Workspaces:

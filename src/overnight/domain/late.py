@@ -1,0 +1,33 @@
+"""A job that is over, whose archive can be stored only now."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from overnight.domain.job import ArchiveRef, Change, Job, Session
+from overnight.domain.transitions import Decide, tell
+
+
+def still_to_save(job: Job, session: Session, *, attempt: int, base: str | None) -> bool:
+    """Whether what the attempt made of the session's archive `base` may become its next one.
+
+    Not while a job of the session is open, which goes on from what there is, nor once another archive has come.
+    """
+    over = job.status.final and job.attempt == attempt and job.archive is None
+    return over and not session.line and session.archive_name == base and session.erased_at is None
+
+
+def saved_late(
+    archive: ArchiveRef, *, attempt: int, base: str | None, now: float, told: Mapping[str, Any]
+) -> Decide:
+    """Point the job and its session at the archive; nothing is written if that may not be any more."""
+
+    def decide(job: Job, session: Session) -> Change | None:
+        if not still_to_save(job, session, attempt=attempt, base=base):
+            return None
+        job = replace(job, archive=archive.name, checkpoint=None)
+        job, event = tell(job, "workspace.saved", now, {**told, "late": True})
+        session = replace(session, archive=archive, updated_at=now)
+        return Change(job=job, session=session, events=(event,))
+
+    return decide

@@ -1,0 +1,89 @@
+"""What could not be stored at the end of its job is stored when the store takes it after all.
+
+The session's pointer then moves to it, if nothing has come after that job. If the worker dies after
+- storing the archive: nothing points at it. The next try stores the same bytes again, or retention deletes it;
+- moving the pointer: the directory is not in the way, and the next round deletes it.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+from overnight.archive import ArchiveRefused, remove_tree
+from overnight.domain.errors import JobNotFound, Refused
+from overnight.domain.job import Job, Session, Snapshot
+from overnight.domain.late import saved_late, still_to_save
+from overnight.flows.saving import Saved, SecretsInArchive
+from overnight.flows.telling import told_saved
+from overnight.flows.unsaved import Unsaved
+from overnight.flows.workspace import Workspaces, archive_name
+from overnight.ports import ArchiveConflict, ArchiveMissing, Clock, JobStore
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE, LONGEST_PAUSE = 60.0, 3600.0
+"""Seconds between two tries of one workspace: packing it again costs more than looking."""
+
+
+@dataclass(slots=True, kw_only=True)
+class LateSaving:
+    """`pauses` holds, of each place that was tried, when it is next and the pause after that."""
+
+    store: JobStore
+    workspaces: Workspaces
+    clock: Clock
+    pauses: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    async def once(self) -> None:
+        for unsaved in await asyncio.to_thread(self.workspaces.unsaved.all):
+            due, pause = self.pauses.get(unsaved.name, (0.0, FIRST_PAUSE))
+            now = self.clock.now()
+            if due <= now:
+                self.pauses[unsaved.name] = (now + pause, min(2 * pause, LONGEST_PAUSE))
+                await self._look_after(unsaved)
+
+    async def _look_after(self, unsaved: Unsaved) -> None:
+        try:
+            seen = await self.store.snapshot(unsaved.job_id)
+        except JobNotFound:
+            return  # The session is erased, and the housekeeping deletes what is kept of it.
+        if seen.job.archive == archive_name(seen.job) and seen.job.attempt == unsaved.attempt:
+            await asyncio.to_thread(remove_tree, unsaved.place)
+        elif await self._is_next(unsaved, seen):
+            await self._save(unsaved, seen.job, seen.session)
+
+    async def _is_next(self, unsaved: Unsaved, seen: Snapshot) -> bool:
+        follows = await asyncio.to_thread(unsaved.follows, seen.session.archive_name)
+        return follows and still_to_save(
+            seen.job, seen.session, attempt=unsaved.attempt, base=seen.session.archive_name
+        )
+
+    async def _save(self, unsaved: Unsaved, job: Job, session: Session) -> None:
+        saving = self.workspaces.saving_late(unsaved, job, session)
+        try:
+            saved = await saving.store()
+            if not await asyncio.to_thread(unsaved.place.exists):
+                return  # The session's next job has taken it, and what was packed may be torn.
+            if not await self._point(unsaved, job, session, saved):
+                await self.workspaces.forget(archive_name(job))
+                return
+            if not await self.workspaces.is_stored(job):  # Retention saw it before anything pointed at it.
+                await saving.store()
+            await asyncio.to_thread(remove_tree, unsaved.place)
+            await self.workspaces.publish(job)
+        except (OSError, ArchiveRefused, ArchiveConflict, ArchiveMissing, SecretsInArchive) as trouble:
+            log.warning("the workspace %s still cannot be stored: %s", unsaved.name, trouble)
+
+    async def _point(self, unsaved: Unsaved, job: Job, session: Session, saved: Saved) -> bool:
+        decide = saved_late(
+            saved.archive,
+            attempt=unsaved.attempt,
+            base=session.archive_name,
+            now=self.clock.now(),
+            told=told_saved(saved),
+        )
+        try:
+            change = await self.store.change(job.job_id, decide)
+        except Refused:
+            return False
+        return change.job.archive == saved.archive.name

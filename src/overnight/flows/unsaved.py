@@ -1,0 +1,89 @@
+"""Workspaces whose archive could not be stored. They wait here until it can be, or their session goes on in them.
+
+unsaved/{session_id}.{job_id}.{attempt}/   the directory of that attempt, as it was below runs/ (places.py)
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from overnight.domain.ids import InvalidId, parse_uuid
+from overnight.domain.job import Job, Session
+from overnight.flows.places import Baseline, fresh_home
+
+MARK = "aside"
+"""In the root of a tree that was taken from here: the name that it had."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Unsaved:
+    place: Path
+    session_id: str
+    job_id: str
+    attempt: int
+
+    @property
+    def name(self) -> str:
+        return self.place.name
+
+    def follows(self, session_archive: str | None) -> bool:
+        """Whether it is what a job made of this archive of the session, and so exactly one version ahead of it."""
+        return Baseline(self.place).is_known_to_begin_from(session_archive)
+
+
+@dataclass(frozen=True, slots=True)
+class UnsavedWorkspaces:
+    """Blocking calls: run them in a thread."""
+
+    directory: Path
+
+    def put(self, root: Path, job: Job) -> Path:
+        place = self.directory / f"{job.session_id}.{job.job_id}.{job.attempt}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        (root / MARK).unlink(missing_ok=True)
+        root.rename(place)
+        return place
+
+    def put_back(self, root: Path) -> bool:
+        """If the tree was taken from here, and what it became is in no archive, it must not be deleted."""
+        try:
+            place = self.directory / (root / MARK).read_text()
+            root.rename(place)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            log.exception("%s cannot be put back below %s", root, self.directory)
+        return True
+
+    def all(self) -> list[Unsaved]:
+        return list(self._found("*.*.*"))
+
+    def of(self, session_id: str) -> list[Unsaved]:
+        """The newest job's first."""
+        found = self._found(f"{session_id}.*.*")
+        return sorted(found, key=lambda each: (each.job_id, each.attempt), reverse=True)
+
+    def take(self, session: Session, root: Path) -> Unsaved | None:
+        """Make what follows the session's archive the tree at `root`, with a new HOME; None: there is none.
+
+        After an OSError it is where it was.
+        """
+        for unsaved in self.of(session.session_id):
+            if unsaved.follows(session.archive_name):
+                fresh_home(unsaved.place)
+                (unsaved.place / MARK).write_text(unsaved.name)
+                unsaved.place.rename(root)
+                return unsaved
+        return None
+
+    def _found(self, pattern: str) -> Iterator[Unsaved]:
+        """Names that are not of this form are not ours."""
+        for place in self.directory.glob(pattern):
+            session_id, job_id, attempt = place.name.split(".", 2)
+            try:
+                yield Unsaved(place, parse_uuid(session_id), parse_uuid(job_id), int(attempt))
+            except (InvalidId, ValueError):
+                continue

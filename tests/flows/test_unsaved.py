@@ -1,0 +1,279 @@
+"""No file is lost because an archive could not be stored: the session goes on with it, here or where it is stored."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from overnight.domain.errors import ErrorCode
+from overnight.domain.job import Status
+from overnight.domain.outcome import Ending, Outcome, failed
+from overnight.domain.transitions import cancel, resend
+from overnight.flows.bells import ring
+from overnight.flows.kept_here import KeptHere
+from overnight.flows.late_saving import LateSaving
+from overnight.flows.workspace import Source, alias_name, archive_name
+from overnight.ports import ArchiveTooLarge, RunOrder, Stop
+
+
+class Store:
+    """The archive store of a world, which can be away."""
+
+    def __init__(self, world: Any) -> None:
+        self._put = world.archives.put
+        self.trouble: OSError | None = OSError("the store is away")
+        self.asked = 0
+        world.archives.put = self.put
+
+    async def put(self, name: str, source: Path, **more: Any) -> Any:
+        self.asked += 1
+        if self.trouble is not None:
+            raise self.trouble
+        return await self._put(name, source, **more)
+
+
+@pytest.fixture
+def store(world: Any) -> Store:
+    return Store(world)
+
+
+def late(world: Any) -> LateSaving:
+    return LateSaving(store=world.store, workspaces=world.workspaces, clock=world.clock)
+
+
+def unsaved(world: Any) -> list[str]:
+    place = world.data / "unsaved"
+    return sorted(path.name for path in place.iterdir()) if place.is_dir() else []
+
+
+async def session_with(world: Any, agents: Any, name: str, session_id: str | None = None) -> Any:
+    """A job that leaves a file of this name."""
+    job = await world.submit(session_id=session_id)
+    await world.run_next(agents.writes(name, name, agents.done(cost=0.5)))
+    return job
+
+
+async def next_job(
+    world: Any, session_id: str, outcome: Outcome | None = None, **more: Any
+) -> tuple[Any, Any]:
+    """(its event `workspace.ready`, the names of the files it found)"""
+    job, found = await world.submit(session_id=session_id), []
+
+    async def look(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
+        found.extend(sorted(path.name for path in order.workspace.files.iterdir()))
+        return outcome or Outcome(ending=Ending.DONE, result="", cost_usd=0.1)
+
+    await world.run_next(look, **more)
+    [ready] = await world.told(job.job_id, "workspace.ready")
+    return ready, found
+
+
+async def test_the_next_job_on_the_machine_goes_on_in_it(world: Any, agents: Any, store: Store) -> None:
+    store.trouble = None
+    first = await session_with(world, agents, "old")
+    store.trouble = OSError("away")
+
+    async def hides(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
+        (order.workspace.files / "new").write_text("new")
+        (order.workspace.transcripts / "talk.jsonl").write_text("{}\n")
+        (order.workspace.home / ".bashrc").write_text("alias ls=rm")
+        return agents.done()
+
+    await world.submit(session_id=first.session_id)
+    await world.run_next(hides)
+    assert len(unsaved(world)) == 1
+    ready, found = await next_job(world, first.session_id)
+    assert (ready["source"], found) == (Source.UNSAVED, ["new", "old"])
+    workspace = world.agent.orders[-1].workspace
+    assert "aside" not in ready
+    [place] = (world.data / "unsaved").iterdir()
+    assert sorted(path.name for path in (place / "home").iterdir()) == [".claude"], "HOME is new"
+    assert (place / "home" / workspace.transcripts.relative_to(workspace.home) / "talk.jsonl").exists()
+    store.trouble = None
+    ready, found = await next_job(world, first.session_id)
+    assert (ready["source"], found) == (Source.UNSAVED, ["new", "old"])
+    assert unsaved(world) == []
+    ready, found = await next_job(world, first.session_id, on=world.machine("elsewhere"))
+    assert (ready["source"], found) == (Source.ARCHIVE, ["new", "old"])
+
+
+async def test_it_is_stored_when_the_store_takes_it(world: Any, agents: Any, store: Store) -> None:
+    first = await session_with(world, agents, "a")
+    saving = late(world)
+    await saving.once()
+    assert len(unsaved(world)) == 1
+    store.trouble, asked = None, store.asked
+    await saving.once()
+    assert store.asked == asked, "not every round tries again"
+    world.clock.time += 60
+    await saving.once()
+    assert unsaved(world) == []
+    job, session = await world.job(first.job_id), await world.store.session(first.session_id)
+    assert (job.archive, session.archive.name) == (archive_name(job), archive_name(job))
+    assert [event["late"] for event in await world.told(job.job_id, "workspace.saved")] == [True]
+    assert await world.archives.listing(alias_name(session.session_id))
+    ready, found = await next_job(world, first.session_id, on=world.machine("elsewhere"))
+    assert (ready["source"], found) == (Source.ARCHIVE, ["a"])
+
+
+async def test_it_is_not_stored_over_what_came_later(world: Any, agents: Any, store: Store) -> None:
+    """It stays, and the next job of the session on this machine says so."""
+    first = await session_with(world, agents, "a")
+    [name] = unsaved(world)
+    store.trouble = None
+    await session_with_elsewhere(world, agents, first.session_id)
+    before = await world.store.session(first.session_id)
+    await late(world).once()
+    assert await world.store.session(first.session_id) == before
+    ready, found = await next_job(world, first.session_id)
+    assert (ready["source"], ready["aside"], found) == (Source.ARCHIVE, [name], ["b"])
+    assert (world.data / "unsaved" / name / "files" / "a").exists()
+
+
+async def session_with_elsewhere(world: Any, agents: Any, session_id: str) -> None:
+    await world.submit(session_id=session_id)
+    await world.run_next(agents.writes("b", "b", agents.done()), on=world.machine("elsewhere"))
+
+
+async def test_it_is_not_stored_under_a_job_that_is_open(world: Any, agents: Any, store: Store) -> None:
+    first = await session_with(world, agents, "a")
+    await world.submit(session_id=first.session_id)
+    asked = store.asked
+    await late(world).once()
+    assert (store.asked, len(unsaved(world))) == (asked, 1)
+
+
+async def test_a_job_that_comes_while_it_is_stored_goes_first(world: Any, agents: Any, store: Store) -> None:
+    first = await session_with(world, agents, "a")
+    put = store._put
+
+    async def slow(name: str, source: Path, **more: Any) -> Any:
+        stored = await put(name, source, **more)
+        if name == archive_name(await world.job(first.job_id)):
+            await session_with_elsewhere(world, agents, first.session_id)
+        return stored
+
+    store._put, store.trouble = slow, None
+    await late(world).once()
+    job, session = await world.job(first.job_id), await world.store.session(first.session_id)
+    assert job.archive is None
+    assert session.archive.name != archive_name(job)
+    assert await world.archives.listing(archive_name(job)) == [], "nothing points at it"
+    assert len(unsaved(world)) == 1
+
+
+async def test_what_retention_deleted_in_between_is_stored_again(
+    world: Any, agents: Any, store: Store
+) -> None:
+    first = await session_with(world, agents, "a")
+    put = store._put
+
+    async def deleted_at_once(name: str, source: Path, **more: Any) -> Any:
+        stored = await put(name, source, **more)
+        await world.retention().tidy(first.session_id)
+        return stored
+
+    store._put, store.trouble = deleted_at_once, None
+    await late(world).once()
+    ready, found = await next_job(world, first.session_id, on=world.machine("elsewhere"))
+    assert (ready["source"], found) == (Source.ARCHIVE, ["a"])
+
+
+async def test_a_death_after_the_pointer_moved_leaves_nothing(world: Any, agents: Any, store: Store) -> None:
+    first = await session_with(world, agents, "a")
+    [name] = unsaved(world)
+    store.trouble = None
+    await late(world).once()
+    place = world.data / "unsaved" / name
+    (place / "files").mkdir(parents=True)
+    await late(world).once()
+    assert unsaved(world) == []
+    assert (await world.job(first.job_id)).archive is not None
+
+
+async def test_a_job_that_took_it_and_left_nothing_puts_it_back(
+    world: Any, agents: Any, store: Store
+) -> None:
+    first = await session_with(world, agents, "a")
+    [name] = unsaved(world)
+    second = await world.submit(session_id=first.session_id)
+    await dies_and_is_cancelled(world, second)
+    assert unsaved(world) == [name]
+    store.trouble = None
+    ready, found = await next_job(world, first.session_id)
+    assert (ready["source"], found) == (Source.UNSAVED, ["a"])
+
+
+async def dies_and_is_cancelled(world: Any, job: Any) -> None:
+    started = asyncio.Event()
+
+    async def hangs(_order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
+        started.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    world.agent.acts.append(hangs)
+    running = world.begin(worker="dead")
+    await started.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await cancel_of(world, job)
+    world.roster.dead.add("dead")
+    await world.sweep().once()
+    assert (await world.job(job.job_id)).status is Status.CANCELLED
+    await world.sweep().once()
+
+
+async def cancel_of(world: Any, job: Any) -> None:
+    await world.store.change(job.job_id, cancel(now=world.clock.now(), delivery_id="msg_c"))
+
+
+async def test_a_dead_letter_that_was_not_saved_is_sent_again_in_it(
+    world: Any, agents: Any, store: Store
+) -> None:
+    world.fail_too_large = True
+    store.trouble = ArchiveTooLarge(1)
+    first = await session_with(world, agents, "a")
+    assert (await world.job(first.job_id)).status is Status.FAILED
+    store.trouble = None
+    change = await world.store.change(first.job_id, resend(now=world.clock.now()))
+    await ring(world.queue, change.rings)
+    await world.run_next(agents.writes("b", "b", agents.done()))
+    prompt = world.agent.orders[-1].prompt
+    assert "do it" in prompt
+    assert (await world.told(first.job_id, "workspace.ready"))[-1]["source"] == Source.LEFTOVER
+    assert unsaved(world) == []
+
+
+async def test_an_erased_session_leaves_none(world: Any, agents: Any, store: Store) -> None:
+    first = await session_with(world, agents, "a")
+    await KeptHere(world.data).delete(first.session_id)
+    await world.store.erase(first.session_id)
+    assert unsaved(world) == []
+    await late(world).once()
+
+
+async def test_one_of_an_older_version_is_only_kept(world: Any, agents: Any, store: Store) -> None:
+    """Nothing says what it grew from."""
+    first = await session_with(world, agents, "a")
+    [name] = unsaved(world)
+    (world.data / "unsaved" / name / "baseline" / "origin.json").unlink()
+    store.trouble = None
+    await late(world).once()
+    ready, found = await next_job(world, first.session_id)
+    assert (ready["source"], ready["aside"], found) == (Source.NEW, [name], [])
+
+
+async def test_a_failed_run_is_kept_as_well(world: Any, store: Store) -> None:
+    job = await world.submit()
+
+    async def fails(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
+        (order.workspace.files / "half").write_text("half")
+        return failed(ErrorCode.MAX_TURNS, "enough")
+
+    await world.run_next(fails)
+    store.trouble = None
+    await late(world).once()
+    assert (await world.job(job.job_id)).archive is not None
+    assert (await world.job(job.job_id)).status is Status.FAILED
