@@ -13,6 +13,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from overnight.domain.address import CallbackPolicy
+from overnight.domain.archive_names import ARCHIVES
 from overnight.domain.egress import EgressPolicy, allowed_host
 from overnight.domain.retention import RetentionPolicy
 from overnight.domain.retry import RetryPolicy
@@ -208,7 +209,7 @@ class Settings(BaseSettings):
         "content", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="Bucket of archives."
     )
     supabase_prefix: str = Field(
-        "claude-code",
+        ARCHIVES,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
         description="Folder of the bucket that archives are kept in, for one installation alone.",
     )

@@ -86,7 +86,7 @@ async def test_doctor_of_a_directory_asks_nobody(server: Server, tmp_path: Path)
 
 
 async def test_doctor_names_what_is_in_no_archive(tmp_path: Path) -> None:
-    settings = Settings(data=tmp_path)
+    settings = load(data=tmp_path)
     assert (await unsaved(settings)).verdict is Verdict.GOOD
     (tmp_path / "unsaved" / "session.job.1").mkdir(parents=True)
     told = await unsaved(settings)

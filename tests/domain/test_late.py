@@ -32,7 +32,7 @@ def test_job_and_session_point_at_it_and_an_event_says_so() -> None:
     )
     [event] = change.events
     assert (event.seq, event.type, event.data) == (5, "workspace.saved", {"size": 1, "late": True})
-    assert change.deliveries == change.rings == (), "the webhook was owed with the status"
+    assert (change.deliveries, change.rings) == ((), ()), "the webhook was owed with the status"
 
 
 @pytest.mark.parametrize(

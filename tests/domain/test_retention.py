@@ -6,13 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from overnight.domain.archive_names import ArchiveId, parse_archive_name
 from overnight.domain.ids import uuid7
 from overnight.domain.job import Job, Status
 from overnight.domain.retention import (
-    ArchiveId,
     RetentionPolicy,
     StoredArchives,
-    parse_archive_name,
     superfluous,
 )
 

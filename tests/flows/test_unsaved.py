@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from overnight.domain.archive_names import alias_name, archive_name
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import Status
 from overnight.domain.outcome import Ending, Outcome, failed
@@ -13,7 +14,7 @@ from overnight.domain.transitions import cancel, resend
 from overnight.flows.bells import ring
 from overnight.flows.kept_here import KeptHere
 from overnight.flows.late_saving import LateSaving
-from overnight.flows.workspace import Source, alias_name, archive_name
+from overnight.flows.workspace import Source
 from overnight.ports import ArchiveTooLarge, RunOrder, Stop
 
 
@@ -78,7 +79,7 @@ async def test_the_next_job_on_the_machine_goes_on_in_it(world: Any, agents: Any
         (order.workspace.files / "new").write_text("new")
         (order.workspace.transcripts / "talk.jsonl").write_text("{}\n")
         (order.workspace.home / ".bashrc").write_text("alias ls=rm")
-        return agents.done()
+        return Outcome(ending=Ending.DONE, result="")
 
     await world.submit(session_id=first.session_id)
     await world.run_next(hides)

@@ -268,7 +268,7 @@ async def test_nothing_is_kept_of_a_session_that_was_erased_meanwhile(world: Any
 
 async def test_a_workspace_is_deleted_once_its_session_was_erased_on_another_machine(world: Any) -> None:
     session, kept = await first_of(world)
-    await world.sweep().once()
+    await world.housekeeping().once()
     assert kept.is_dir()
     await erase(
         session.session_id,
@@ -278,8 +278,8 @@ async def test_a_workspace_is_deleted_once_its_session_was_erased_on_another_mac
         kept=KeptHere(world.data / "elsewhere"),
         clock=world.clock,
     )
-    await world.sweep().once()
-    assert list((world.data / "warm").iterdir()) == []
+    await world.housekeeping().once()
+    assert not kept.exists()
 
 
 async def test_one_whose_note_is_damaged_is_evicted(world: Any) -> None:

@@ -14,6 +14,7 @@ from overnight.cli.follow import follow
 from overnight.cli.show import Silent, as_json, following, outcome, say, terminal
 from overnight.cli.text import visible
 from overnight.client import Job, JobOptions, Submitted
+from overnight.domain.archive_names import alias_name
 from overnight.settings import Settings
 
 
@@ -108,7 +109,7 @@ def _tell_outcome(console: Console, link: Connected, job: Job) -> None:
 def _archive(link: Connected, job: Job) -> str:
     """Where the session's zip is: the file if it is on this machine, else how to get it."""
     if link.service.data is not None:
-        file = link.service.data / "archives" / "claude-code" / f"{job.session_id}.zip"
+        file = link.service.data / "archives" / alias_name(job.session_id)
         if file.exists():
             return visible(shlex.quote(str(near(file))))
     return f"overnight sessions download {job.session_id}{link.there}"

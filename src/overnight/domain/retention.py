@@ -1,13 +1,10 @@
 """Which stored archives of a session are of no more use."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from overnight.domain.ids import InvalidId, parse_uuid
+from overnight.domain.archive_names import ArchiveId, parse_archive_name
 from overnight.domain.job import Job, Status
-
-_LAST_COMPONENT = re.compile(r"([^./]+)\.([0-9]+)(?:\.c([0-9]+))?\.zip", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,28 +18,6 @@ class RetentionPolicy:
     versions: int = 10
     max_age_seconds: float | None = None
     grace_seconds: float = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class ArchiveId:
-    """What the last component of an archive's name says. An upload has the attempt 0, as no job has."""
-
-    job_id: str
-    attempt: int
-    checkpoint: int | None
-
-
-def parse_archive_name(name: str) -> ArchiveId | None:
-    """Of `.../{job_id}.{attempt}.zip` or `.../{job_id}.{attempt}.c{n}.zip`; None for any other name."""
-    parts = _LAST_COMPONENT.fullmatch(name.rpartition("/")[2])
-    if parts is None:
-        return None
-    job_id, attempt, checkpoint = parts.groups()
-    try:
-        parse_uuid(job_id)
-    except InvalidId:
-        return None
-    return ArchiveId(job_id, int(attempt), None if checkpoint is None else int(checkpoint))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

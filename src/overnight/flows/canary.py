@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from overnight.archive import remove_tree
-from overnight.flows.workspace import PREFIX
+from overnight.domain.archive_names import archives_of
 from overnight.ports import ArchiveConflict, ArchiveMissing, ArchiveStore, Entropy
 
 
@@ -14,7 +14,7 @@ async def try_store(archives: ArchiveStore, entropy: Entropy) -> None:
     """Raises OSError if the store does not keep what ArchiveStore promises; ArchiveDenied says what to do."""
     scratch = Path(await asyncio.to_thread(tempfile.mkdtemp))
     try:
-        await _try(archives, f"{PREFIX}/canary/{entropy.job_id()}.zip", scratch)
+        await _try(archives, f"{archives_of('canary')}{entropy.job_id()}.zip", scratch)
     finally:
         await asyncio.to_thread(remove_tree, scratch)
 

@@ -9,6 +9,7 @@ import logging
 from dataclasses import dataclass, replace
 
 from overnight.archive import ArchiveRefused
+from overnight.domain.archive_names import archive_name
 from overnight.domain.errors import JobNotFound, Refused, SessionNotFound
 from overnight.domain.job import Change, Job, Session
 from overnight.domain.outcome import Ending, Outcome
@@ -18,7 +19,7 @@ from overnight.flows.bells import ring
 from overnight.flows.judging import failed_as_too_large
 from overnight.flows.saving import Saved, Saving, SecretsInArchive
 from overnight.flows.telling import tell_secrets, told_saved
-from overnight.flows.workspace import Workspaces, archive_name
+from overnight.flows.workspace import Workspaces
 from overnight.ports import (
     ArchiveConflict,
     ArchiveDenied,

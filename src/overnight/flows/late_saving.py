@@ -10,13 +10,14 @@ import logging
 from dataclasses import dataclass, field
 
 from overnight.archive import ArchiveRefused, remove_tree
+from overnight.domain.archive_names import archive_name
 from overnight.domain.errors import JobNotFound, Refused
 from overnight.domain.job import Job, Session, Snapshot
 from overnight.domain.late import saved_late, still_to_save
 from overnight.flows.saving import Saved, SecretsInArchive
 from overnight.flows.telling import told_saved
 from overnight.flows.unsaved import Unsaved
-from overnight.flows.workspace import Workspaces, archive_name
+from overnight.flows.workspace import Workspaces
 from overnight.ports import ArchiveConflict, ArchiveMissing, Clock, JobStore
 
 log = logging.getLogger(__name__)

@@ -3,10 +3,10 @@
 import logging
 from dataclasses import dataclass
 
+from overnight.domain.archive_names import archives_of, parse_archive_name
 from overnight.domain.errors import JobNotFound, SessionNotFound
 from overnight.domain.job import Job
-from overnight.domain.retention import RetentionPolicy, StoredArchives, parse_archive_name, superfluous
-from overnight.flows.workspace import PREFIX
+from overnight.domain.retention import RetentionPolicy, StoredArchives, superfluous
 from overnight.ports import ArchiveStore, Clock, JobStore, StorageError
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class Retention:
             log.exception("could not delete old archives of session %s; it is tried again later", session_id)
 
     async def _superfluous(self, session_id: str) -> list[str]:
-        listed = await self.archives.listing(f"{PREFIX}/{session_id}/")
+        listed = await self.archives.listing(archives_of(session_id))
         jobs = await self._jobs({archive.name for archive in listed})
         current = (await self.store.session(session_id)).archive
         archives = StoredArchives(

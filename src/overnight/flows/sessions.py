@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from overnight.archive import Profile, inspect, remove_tree
+from overnight.domain.archive_names import alias_name, archives_of, upload_name
 from overnight.domain.errors import Refused, SessionBusy, SessionExists, SessionNotFound
 from overnight.domain.job import ArchiveRef, Origin, Session
 from overnight.domain.keys import Caller
 from overnight.flows.kept_here import KeptHere
-from overnight.flows.workspace import PREFIX, alias_name
 from overnight.ports import ArchiveMissing, ArchiveStore, Clock, Entropy, JobStore
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ async def start_from(
     Raises ArchiveRefused, SessionExists, OSError; then nothing is kept.
     """
     await asyncio.to_thread(inspect, source, profile=profile)
-    name = f"{PREFIX}/{session_id}/{entropy.job_id()}.0.zip"  # no attempt has the number 0
+    name = upload_name(session_id, entropy.job_id())
     stored = await archives.put(name, source)
     archive = ArchiveRef(name=name, size=stored.size, sha256=stored.sha256, origin=Origin.UPLOAD)
     now = clock.now()
@@ -111,7 +111,7 @@ async def erase(
 async def finish_erasing(session_id: str, *, store: JobStore, archives: ArchiveStore, kept: KeptHere) -> None:
     """The rest of `erase` for a session that bears the mark, the rows last. Idempotent. Raises OSError."""
     await kept.delete(session_id)
-    for archive in await archives.listing(f"{PREFIX}/{session_id}/"):
+    for archive in await archives.listing(archives_of(session_id)):
         await archives.delete(archive.name)
     await archives.delete(alias_name(session_id))
     await store.erase(session_id)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
-from overnight.domain.errors import ErrorCode, JobNotFound, Refused, SessionNotFound
+from overnight.domain.errors import ErrorCode, JobNotFound, Refused
 from overnight.domain.job import Job, Lease, Status
 from overnight.domain.retry import RetryPolicy
 from overnight.domain.transitions import lapse
@@ -38,7 +38,7 @@ class Sweep:
         await self._take_back_lost_jobs()
         await self._ring_lost_bells()
         await self._clear_leftovers()
-        await self._tidy_kept_workspaces()
+        await self.workspaces.evict(now=self.clock.now())
 
     async def _take_back_lost_jobs(self) -> None:
         lapsed: dict[str, Lease] = {}
@@ -87,18 +87,6 @@ class Sweep:
                 for root in roots:
                     await self.agent.reap(root)
                 await self.workspaces.discard(job_id, saved=saved)
-
-    async def _tidy_kept_workspaces(self) -> None:
-        """One look per sweep whether a session is still there: it may have been erased on another machine."""
-        now = self.clock.now()
-        await self.workspaces.evict(now=now)
-        kept = await asyncio.to_thread(self.workspaces.kept)
-        if kept:
-            session_id = kept[int(now) % len(kept)]
-            try:
-                await self.store.session(session_id)
-            except SessionNotFound:
-                await self.workspaces.forget_kept(session_id)
 
     async def _is_over(self, job_id: str) -> tuple[bool, bool]:
         """And whether nothing of it is needed, because it is in an archive or its session is gone."""

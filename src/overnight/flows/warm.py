@@ -142,9 +142,6 @@ class WarmWorkspaces:
         if idle:
             self._delete_waste()
 
-    def sessions(self) -> list[str]:
-        return [path.name for path, _ in self._newest_first()] if self.directory.is_dir() else []
-
     def _fits(self, taken: Path, session: Session, user: Owner) -> bool:
         kept = _read(taken)
         if kept is None or session.archive is None:

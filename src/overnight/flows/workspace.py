@@ -15,6 +15,13 @@ from enum import StrEnum
 from pathlib import Path
 
 from overnight.archive import SESSION_ENTRY, UPLOAD, Profile, give_tree, remove_tree, unchanged
+from overnight.domain.archive_names import (
+    alias_name,
+    archive_name,
+    archives_of,
+    checkpoint_name,
+    parse_archive_name,
+)
 from overnight.domain.job import ArchiveRef, Job, Session, Snapshot
 from overnight.domain.redaction import Redactor
 from overnight.flows.places import Baseline, make_empty, mend_conversation, parts_of, workspace_at
@@ -25,39 +32,17 @@ from overnight.flows.warm import WarmWorkspaces
 from overnight.ports import ArchiveStore, Owner, Workspace
 
 __all__ = [
-    "PREFIX",
     "Prepared",
     "Saved",
     "SecretsInArchive",
     "Source",
     "WorkspaceUnavailable",
     "Workspaces",
-    "alias_name",
-    "archive_name",
-    "checkpoint_name",
 ]
 
 log = logging.getLogger(__name__)
 
-PREFIX = "claude-code"
 FORMAT = 1
-
-
-def archive_name(job: Job) -> str:
-    return f"{PREFIX}/{job.session_id}/{job.job_id}.{job.attempt}.zip"
-
-
-def checkpoint_name(job: Job, number: int) -> str:
-    return f"{PREFIX}/{job.session_id}/{job.job_id}.{job.attempt}.c{number}.zip"
-
-
-def _is_checkpoint(name: str) -> bool:
-    return name.removesuffix(".zip").rpartition(".")[2].startswith("c")
-
-
-def alias_name(session_id: str) -> str:
-    """The stable name of a session's current archive: the name of the plan."""
-    return f"{PREFIX}/{session_id}.zip"
 
 
 class Source(StrEnum):
@@ -205,14 +190,15 @@ class Workspaces:
 
     async def drop_checkpoints(self, job: Job) -> None:
         """Delete those of all attempts of the job. Best effort."""
-        ours = f"{PREFIX}/{job.session_id}/{job.job_id}."
+        ours = f"{archives_of(job.session_id)}{job.job_id}."
         try:
             names = [archive.name for archive in await self._archives.listing(ours)]
         except OSError:
             log.warning("could not list the checkpoints of job %s", job.job_id, exc_info=True)
             return
         for name in names:
-            if _is_checkpoint(name):
+            parsed = parse_archive_name(name)
+            if parsed is not None and parsed.checkpoint is not None:
                 await self.forget(name)
 
     async def keep(self, job: Job, session: Session, saved: Saved) -> None:
@@ -222,10 +208,6 @@ class Workspaces:
             await asyncio.to_thread(self._warm.keep, root, session, saved.archive, size)
         except OSError:
             log.warning("could not keep the workspace of job %s", job.job_id, exc_info=True)
-
-    def kept(self) -> Sequence[str]:
-        """The sessions whose workspace is kept here. Blocking."""
-        return self._warm.sessions()
 
     async def forget_kept(self, session_id: str) -> None:
         await asyncio.to_thread(self._warm.forget, session_id)

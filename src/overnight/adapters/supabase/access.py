@@ -4,9 +4,8 @@ import re
 from dataclasses import dataclass, field
 
 from overnight.archive.names import check_name, check_prefix
+from overnight.domain.archive_names import ARCHIVES
 
-ROOT = "claude-code"
-"""The first component of every archive's name; in the bucket, the folder of the settings stands for it."""
 INCOMING = ".incoming"
 """Below the folder: uploads that have no name yet. No archive's name begins with a dot."""
 _HOSTED = re.compile(r"(https://[a-z0-9]+)\.supabase\.(co|in|red)")
@@ -14,12 +13,13 @@ _HOSTED = re.compile(r"(https://[a-z0-9]+)\.supabase\.(co|in|red)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """`url` is the project's, without a path; `key` of any kind (facts: supabase 6)."""
+    """`url` is the project's, without a path; `key` of any kind (facts: supabase 6). In the bucket, the folder `prefix`
+    stands for the first component of every archive's name."""
 
     url: str
     key: str = field(repr=False)
     bucket: str = "content"
-    prefix: str = ROOT
+    prefix: str = ARCHIVES
 
     @property
     def rest(self) -> str:
@@ -41,17 +41,17 @@ class Access:
     def key_of(self, name: str) -> str:
         """The object that an archive is kept as. Raises ValueError."""
         root, _, rest = check_name(name).partition("/")
-        if root != ROOT:
+        if root != ARCHIVES:
             raise ValueError("not a name of an archive of a session")
         return f"{self.prefix}/{rest}"
 
     def name_of(self, key: str) -> str:
-        return ROOT + key.removeprefix(self.prefix)
+        return ARCHIVES + key.removeprefix(self.prefix)
 
     def folder_of(self, prefix: str) -> str | None:
         """The innermost folder that all names with this beginning are in; None if there can be none."""
         root, slash, rest = check_prefix(prefix).partition("/")
         if not slash:
-            return self.prefix if ROOT.startswith(root) else None
+            return self.prefix if ARCHIVES.startswith(root) else None
         folder, _, _ = rest.rpartition("/")
-        return "/".join(filter(None, (self.prefix, folder))) if root == ROOT else None
+        return "/".join(filter(None, (self.prefix, folder))) if root == ARCHIVES else None
