@@ -266,6 +266,12 @@ class Settings(BaseSettings):
         gt=0,
         description="Archives older than this are deleted, whatever their number, but never the current one.",
     )
+    job_retention_days: float = Field(
+        90.0,
+        ge=0,
+        description="Jobs that ended longer ago are forgotten, with events and results; 0: none is. Never one that "
+        "owes a webhook, or the newest of its session. Sessions and archives stay.",
+    )
     checkpoint_seconds: float = Field(
         60.0,
         ge=0,

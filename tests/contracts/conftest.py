@@ -21,6 +21,7 @@ from overnight.adapters.cloudflare.turns import Turns
 from overnight.adapters.memory import MemoryQueue, MemoryStore, MemoryWakeups
 from overnight.adapters.memory_keys import MemoryKeys
 from overnight.adapters.sqlite.database import open_database
+from overnight.adapters.sqlite.history import SqliteHistory
 from overnight.adapters.sqlite.index import SqliteIndex
 from overnight.adapters.sqlite.keys import SqliteKeys
 from overnight.adapters.sqlite.owners import SqliteOwners
@@ -33,7 +34,18 @@ from overnight.domain.job import Delivery, Job, JobRequest, Session
 from overnight.domain.keys import LOCAL, Caller
 from overnight.domain.standing import Check
 from overnight.domain.transitions import submit
-from overnight.ports import Clock, Entropy, Idempotency, JobIndex, JobStore, KeyStore, Owners, Queue, Wakeups
+from overnight.ports import (
+    Clock,
+    Entropy,
+    Idempotency,
+    JobHistory,
+    JobIndex,
+    JobStore,
+    KeyStore,
+    Owners,
+    Queue,
+    Wakeups,
+)
 from overnight.rehearsal.pull_queue import pull_queue_app
 from overnight.serving import listen, serving, url_of
 
@@ -55,6 +67,7 @@ class ShiftedClock:
 class Backend:
     store: JobStore
     index: JobIndex
+    history: JobHistory | None = None
     owners: Owners
     queue: Queue
     wakeups: Wakeups
@@ -159,6 +172,7 @@ def in_memory(clock: Clock, entropy: Entropy) -> Backend:
     return Backend(
         store=store,
         index=store,
+        history=store,
         owners=store,
         queue=MemoryQueue(wakeups, clock, entropy),
         wakeups=wakeups,
@@ -172,6 +186,7 @@ async def on_sqlite(stack: AsyncExitStack, data_dir: Path, clock: Clock, entropy
     return Backend(
         store=SqliteStore(database, wakeups, clock),
         index=SqliteIndex(database),
+        history=SqliteHistory(database, wakeups),
         owners=SqliteOwners(database),
         queue=SqliteQueue(database, wakeups, clock, entropy),
         wakeups=wakeups,
@@ -307,6 +322,12 @@ def twin_store(pair: Pair) -> JobStore:
 @pytest.fixture
 def index(pair: Pair) -> JobIndex:
     return pair.one.index
+
+
+@pytest.fixture
+def history(pair: Pair) -> JobHistory:
+    assert pair.one.history is not None
+    return pair.one.history
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from overnight.domain.job import (
     Status,
     WaitingFor,
 )
+from overnight.domain.retention import may_be_forgotten
 from overnight.domain.standing import Check, Standing, day_of
 from overnight.domain.transitions import Admit, Decide
 from overnight.ports import Bell, Books, Clock, Created, Entropy, Idempotency, Page, Wakeups
@@ -81,7 +82,7 @@ class _Key:
 
 
 class MemoryStore:
-    """The ports `JobStore`, `JobIndex` and `Owners`."""
+    """The ports `JobStore`, `JobIndex`, `JobHistory` and `Owners`."""
 
     def __init__(self, wakeups: Wakeups, clock: Clock) -> None:
         self._wakeups = wakeups
@@ -149,7 +150,28 @@ class MemoryStore:
 
     async def erase(self, session_id: str) -> None:
         self._sessions.pop(session_id, None)
-        erased = {job.job_id for job in self._jobs.values() if job.session_id == session_id}
+        self._delete({job.job_id for job in self._jobs.values() if job.session_id == session_id})
+
+    async def forget(self, *, finished_before: float, after: str | None, limit: int) -> str | None:
+        looked = sorted(job_id for job_id in self._jobs if after is None or job_id > after)[:limit]
+        youngest = self._jobs[looked[-1]].created_at if looked else 0.0
+        newest = {job.session_id: job_id for job_id, job in sorted(self._jobs.items())}
+        owed = {delivery.job_id for delivery in self._owed()}
+        self._delete(
+            {
+                job_id
+                for job_id in looked
+                if may_be_forgotten(
+                    self._jobs[job_id],
+                    finished_before=finished_before,
+                    is_newest=job_id in newest.values(),
+                    owes=job_id in owed,
+                )
+            }
+        )
+        return looked[-1] if len(looked) == limit and youngest < finished_before else None
+
+    def _delete(self, erased: set[str]) -> None:
         for job_id in erased:
             del self._jobs[job_id], self._requests[job_id]
             self._events.pop(job_id, None)

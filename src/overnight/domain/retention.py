@@ -1,10 +1,16 @@
-"""Which stored archives of a session are of no more use."""
+"""Which stored archives of a session are of no more use, and which finished jobs."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from overnight.domain.archive_names import ArchiveId, parse_archive_name
 from overnight.domain.job import Job, Status
+
+
+def may_be_forgotten(job: Job, *, finished_before: float, is_newest: bool, owes: bool) -> bool:
+    """Whether a job is long over and nothing hangs on it. `is_newest` of its session; `owes` a webhook still."""
+    over = job.status.final and job.completed_at is not None and job.completed_at < finished_before
+    return over and not is_newest and not owes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

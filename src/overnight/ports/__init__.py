@@ -21,6 +21,7 @@ from overnight.ports.queue import Bell, Queue, Subscription, Wakeups
 from overnight.ports.store import (
     Created,
     Idempotency,
+    JobHistory,
     JobIndex,
     JobStore,
     KeyStore,
@@ -48,6 +49,7 @@ __all__ = [
     "Entropy",
     "Growth",
     "Idempotency",
+    "JobHistory",
     "JobIndex",
     "JobStore",
     "KeyStore",

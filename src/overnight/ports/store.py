@@ -176,6 +176,19 @@ class JobIndex(Protocol):
         ...
 
 
+class JobHistory(Protocol):
+    """What can be forgotten. A ledger of one object per session has no view over all jobs, and does not offer it."""
+
+    async def forget(self, *, finished_before: float, after: str | None, limit: int) -> str | None:
+        """Look at the `limit` oldest jobs with an id above `after`, and delete those that `may_be_forgotten`, with all
+        that there is of them, in one transaction.
+
+        Returns where to go on (pass it as `after`); None if all further ones are too young. Watchers of the jobs
+        deleted are woken.
+        """
+        ...
+
+
 class KeyStore(Protocol):
     """The API keys. None is ever deleted: a service that has had a key never goes back to needing none."""
 

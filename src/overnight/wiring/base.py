@@ -11,6 +11,7 @@ from pathlib import Path
 from overnight.adapters.memory import MemoryWakeups
 from overnight.adapters.roster import FileRoster, worker_name
 from overnight.adapters.sqlite.database import Database, open_database
+from overnight.adapters.sqlite.history import SqliteHistory
 from overnight.adapters.sqlite.index import SqliteIndex
 from overnight.adapters.sqlite.keys import SqliteKeys
 from overnight.adapters.sqlite.owners import SqliteOwners
@@ -22,7 +23,7 @@ from overnight.archive import remove_tree
 from overnight.domain.redaction import Redactor
 from overnight.flows.keyring import KeyRing
 from overnight.flows.limits import Budgets
-from overnight.ports import ArchiveStore, JobIndex, JobStore, Owners, Queue, Wakeups
+from overnight.ports import ArchiveStore, JobHistory, JobIndex, JobStore, Owners, Queue, Wakeups
 from overnight.settings import Settings
 from overnight.wiring.archives import opened_archives
 from overnight.wiring.cloudflare import edge_parts
@@ -39,6 +40,8 @@ class Base:
     """None for a worker of an edge, which keeps the truth in its ledger."""
     store: JobStore
     index: JobIndex
+    history: JobHistory | None
+    """None where the ledger is the edge's, which forgets nothing before its session is erased."""
     owners: Owners
     budgets: Budgets
     queue: Queue
@@ -73,6 +76,7 @@ async def opened_base(settings: Settings, redactor: Redactor | None) -> AsyncIte
                 database=database,
                 store=SqliteStore(database, wakeups, clock),
                 index=SqliteIndex(database),
+                history=SqliteHistory(database, wakeups),
                 owners=owners,
                 budgets=Budgets(owners, clock),
                 queue=SqliteQueue(database, wakeups, clock, entropy),
@@ -106,6 +110,7 @@ async def opened_edge_base(settings: Settings, redactor: Redactor | None) -> Asy
                 database=None,
                 store=edge.store,
                 index=edge.index,
+                history=None,
                 owners=edge.store,
                 budgets=Budgets(edge.store, clock),
                 queue=edge.queue,

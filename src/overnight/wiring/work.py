@@ -11,6 +11,7 @@ from overnight.adapters.webhooks import WebhookSender
 from overnight.agent.run import ClaudeAgent
 from overnight.domain.signature import parse_secret
 from overnight.flows.finishing import Finisher
+from overnight.flows.forgetting import Forgetting
 from overnight.flows.keyring import CACHE_SECONDS
 from overnight.flows.late_saving import LateSaving
 from overnight.flows.lease import Holder
@@ -71,6 +72,10 @@ def _chores(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Iterator[
     yield CACHE_SECONDS, base.keys.refresh, "the reading of the keys"
     kept = housekeeping_of(base.settings, base.store, base.index, base.archives, _retention(base))
     yield HOUSEKEEPING_PAUSE, kept.once, "the housekeeping"
+    if base.history is not None and base.settings.job_retention_days:
+        seconds = base.settings.job_retention_days * 86_400
+        forgetting = Forgetting(history=base.history, clock=base.clock, seconds=seconds)
+        yield HOUSEKEEPING_PAUSE, forgetting.once, "the forgetting of old jobs"
     late = LateSaving(store=base.store, workspaces=workspaces, clock=base.clock)
     yield HOUSEKEEPING_PAUSE, late.once, "the saving of what was set aside"
 

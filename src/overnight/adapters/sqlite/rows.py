@@ -117,6 +117,23 @@ def update(connection: apsw.Connection, change: Change, before: Snapshot) -> Non
     _add(connection, change)
 
 
+_ROWS_OF_A_JOB = (
+    "DELETE FROM requests WHERE job_id = ?",
+    "DELETE FROM events WHERE job_id = ?",
+    "DELETE FROM deliveries WHERE job_id = ?",
+    "DELETE FROM bells WHERE job_id = ?",
+    "DELETE FROM idempotency WHERE job_id = ?",
+    "DELETE FROM jobs WHERE job_id = ?",
+)
+
+
+def delete_jobs(connection: apsw.Connection, job_ids: Iterable[str]) -> None:
+    """With all that there is of them but their sessions."""
+    ids = [(job_id,) for job_id in job_ids]
+    for statement in _ROWS_OF_A_JOB:
+        connection.executemany(statement, ids)
+
+
 def save_session(connection: apsw.Connection, session: Session) -> None:
     """After the job itself was written: when its first job is due comes from that job's row."""
     connection.execute(

@@ -156,23 +156,12 @@ def _as_it_is(snapshot: Snapshot) -> Change:
     return Change(job=snapshot.job, session=snapshot.session)
 
 
-_ROWS_OF_A_JOB = (
-    "DELETE FROM requests WHERE job_id = ?",
-    "DELETE FROM events WHERE job_id = ?",
-    "DELETE FROM deliveries WHERE job_id = ?",
-    "DELETE FROM bells WHERE job_id = ?",
-    "DELETE FROM idempotency WHERE job_id = ?",
-    "DELETE FROM jobs WHERE job_id = ?",
-)
-
-
 def _erase_some(connection: apsw.Connection, session_id: str) -> Sequence[str]:
     """Erase some jobs of the session and return their ids, or the session itself once it has none."""
     found = connection.execute(
         "SELECT job_id FROM jobs WHERE session_id = ? LIMIT ?", (session_id, ERASE_JOBS)
     ).fetchall()
-    for statement in _ROWS_OF_A_JOB:
-        connection.executemany(statement, found)
+    rows.delete_jobs(connection, [job_id for (job_id,) in found])
     if not found:
         connection.execute("DELETE FROM sessions WHERE session_id = ?", (session_id,))
     return [str(job_id) for (job_id,) in found]
