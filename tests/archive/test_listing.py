@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from overnight.archive import ArchiveRefused, Entry, EntryMissing, Kind, Part, inspect, pack, read_entry
+from overnight.archive import (
+    ArchiveRefused,
+    Entry,
+    EntryMissing,
+    Kind,
+    Listing,
+    Part,
+    inspect,
+    inspect_end,
+    pack,
+    read_entry,
+)
 
 
 @pytest.fixture
@@ -33,6 +44,23 @@ def test_a_listing_says_kind_size_mode_and_mtime(archive: Path, tmp_path: Path) 
     assert listing.entries[1] == Entry("d/large", Kind.FILE, 2_000_000, large.st_mode & 0o777, mtime)
     assert listing.size == archive.stat().st_size
     assert listing.content_bytes == 2_000_000 + len("d/large")
+
+
+def test_the_end_alone_tells_the_same_or_from_where_on_it_is_needed(archive: Path) -> None:
+    content = archive.read_bytes()
+    needed = inspect_end(content[-30:], len(content))
+    assert isinstance(needed, int)
+    for start in range(len(content) - 30, -1, -1):
+        told = inspect_end(content[start:], len(content))
+        assert told == inspect(archive) if isinstance(told, Listing) else told < start
+    assert inspect_end(content[needed:], len(content)) != needed
+
+
+def test_an_end_that_is_no_zip_is_refused(archive: Path) -> None:
+    content = archive.read_bytes()
+    for end in (b"", b"no zip at all" * 10, content[-100:-1] + b"x"):
+        with pytest.raises(ArchiveRefused):
+            inspect_end(end, len(end))
 
 
 def test_one_file_is_read_in_chunks(archive: Path) -> None:

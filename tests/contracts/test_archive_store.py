@@ -121,6 +121,18 @@ async def test_what_was_put_is_fetched(store: ArchiveStore, made: Made, tmp_path
     assert (tmp_path / "t").read_bytes() == content
 
 
+@pytest.mark.parametrize("start", [0, 1, (1 << 20) - 1])
+async def test_its_end_can_be_read_alone(store: ArchiveStore, made: Made, start: int) -> None:
+    content = os.urandom(1 << 20)
+    await store.put(FIRST, made(content))
+    assert await store.end(FIRST, start=start) == content[start:]
+
+
+async def test_what_is_missing_has_no_end(store: ArchiveStore) -> None:
+    with pytest.raises(ArchiveMissing):
+        await store.end(FIRST, start=5)
+
+
 async def test_fetching_replaces_what_stood_there(store: ArchiveStore, made: Made, tmp_path: Path) -> None:
     (tmp_path / "fetched").write_bytes(b"longer than the archive")
     await store.put(FIRST, made(b"one"))

@@ -38,6 +38,9 @@ class DirectoryArchives:
         """Also raises OSError (EIO) if the bytes are no longer those that were put."""
         return await asyncio.to_thread(self._fetch, check_name(name), target)
 
+    async def end(self, name: str, *, start: int) -> bytes:
+        return await asyncio.to_thread(self._end, check_name(name), start)
+
     async def publish(self, name: str, alias: str) -> None:
         await asyncio.to_thread(self._publish, check_name(name), check_name(alias))
 
@@ -100,6 +103,14 @@ class DirectoryArchives:
             if _recorded(path) not in {None, sha256}:
                 raise OSError(errno.EIO, "The archive no longer has the checksum it was stored with", name)
         return StoredArchive(name=name, size=size, sha256=sha256)
+
+    def _end(self, name: str, start: int) -> bytes:
+        try:
+            with (self._root / name).open("rb") as archive:
+                archive.seek(start)
+                return archive.read()
+        except FileNotFoundError:
+            raise ArchiveMissing("There is no archive of that name.") from None
 
     def _publish(self, name: str, alias: str) -> None:
         shown = self._root / alias

@@ -39,6 +39,9 @@ class MemoryArchives:
         await asyncio.to_thread(target.write_bytes, content)
         return _described(name, content)
 
+    async def end(self, name: str, *, start: int) -> bytes:
+        return self._content(check_name(name))[start:]
+
     async def publish(self, name: str, alias: str) -> None:
         self._contents[check_name(alias)] = self._content(check_name(name))
         self._stored_at[alias] = self._clock.now()

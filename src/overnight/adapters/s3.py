@@ -127,6 +127,15 @@ class S3Archives:
             raise _meaning(error) from None
         return StoredArchive(name=name, size=size, sha256=digest.hexdigest())
 
+    async def end(self, name: str, *, start: int) -> bytes:
+        try:
+            found = await obstore.get_async(
+                self._store, check_name(name), options={"range": {"offset": start}}
+            )
+            return bytes(await found.bytes_async())
+        except (BaseError, FileNotFoundError) as error:
+            raise _meaning(error) from None
+
     async def publish(self, name: str, alias: str) -> None:
         """S3 copies up to 5 GB in one step; of a larger archive there is no alias, and OSError is raised."""
         try:

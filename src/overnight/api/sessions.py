@@ -16,10 +16,10 @@ from overnight.api.problems import Code, Problem
 from overnight.api.requests import SessionsQuery, refuse_without_room, session_id_of
 from overnight.api.streams import Stream, in_pieces
 from overnight.api.views import Erasing, FileList, SessionPage, answer, file_view, session_view
-from overnight.archive import RESERVED, Entry, EntryMissing, inspect, read_entry
+from overnight.archive import RESERVED, Entry, EntryMissing, read_entry
 from overnight.domain.errors import SessionExists, SessionNotFound
 from overnight.domain.job import ArchiveRef
-from overnight.flows.sessions import erase, fetched, scratch_file, start_from
+from overnight.flows.sessions import erase, fetched, listed, scratch_file, start_from
 from overnight.ports import ArchiveMissing
 
 CHUNK = 256 * 1024
@@ -74,11 +74,10 @@ async def files(parts: ApiParts, request: Request) -> Response:
     """What the session's archive holds, apart from overnight's own notes."""
     current = await _archive_of(parts, request)
     try:
-        async with fetched(current, archives=parts.archives, scratch=parts.scratch) as path:
-            listed = await asyncio.to_thread(inspect, path)
+        held = await listed(current, archives=parts.archives)
     except ArchiveMissing:
         raise Problem(Code.ARCHIVE_NOT_FOUND) from None
-    entries = sorted((entry for entry in listed.entries if not _ours(entry.name)), key=_by_name)
+    entries = sorted((entry for entry in held.entries if not _ours(entry.name)), key=_by_name)
     return answer(FileList([file_view(entry) for entry in entries]))
 
 

@@ -2,7 +2,7 @@
 
 from overnight.archive.durable import fsync_directory, whole_file
 from overnight.archive.incremental import prune, unchanged
-from overnight.archive.listing import EntryContent, inspect, read_entry
+from overnight.archive.listing import EntryContent, inspect, inspect_end, read_entry
 from overnight.archive.model import (
     DEFAULT_EXCLUDE,
     IGNORE_FILE,
@@ -67,6 +67,7 @@ __all__ = [
     "fsync_directory",
     "give_tree",
     "inspect",
+    "inspect_end",
     "pack",
     "printable",
     "prune",

@@ -8,7 +8,7 @@ from typing import Self
 
 from overnight.archive.judge import judge
 from overnight.archive.model import OWN, Entry, EntryMissing, Kind, Listing, Profile
-from overnight.archive.reader import open_archive
+from overnight.archive.reader import ArchiveFile, open_archive, read_directory
 from overnight.archive.spans import Span, content
 from overnight.archive.walk import printable
 
@@ -51,6 +51,40 @@ def inspect(path: Path, *, profile: Profile = OWN) -> Listing:
         judged = judge(archive, profile)
         entries = tuple(span.record.entry for span in judged.spans)
         return Listing(entries, archive.size, judged.content_bytes)
+
+
+class _End(ArchiveFile):
+    """The end of an archive of `size` bytes, of which the rest is elsewhere."""
+
+    def __init__(self, end: bytes, size: int) -> None:
+        self.size = size
+        self._end = end
+        self._start = size - len(end)
+
+    def read(self, offset: int, length: int) -> bytes:
+        if offset < self._start:
+            raise _Earlier(offset)
+        return self._end[offset - self._start :][:length]
+
+
+class _Earlier(Exception):
+    """What is wanted begins at `offset`."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(offset)
+        self.offset = offset
+
+
+def inspect_end(end: bytes, size: int) -> Listing | int:
+    """The same as `inspect` of one of our own archives, from its last bytes; or from which offset on they are needed.
+
+    Only the directory is looked at, and not whether the content agrees with it. Raises ArchiveRefused.
+    """
+    try:
+        records = read_directory(_End(end, size), OWN.caps).records
+    except _Earlier as earlier:
+        return earlier.offset
+    return Listing(tuple(record.entry for record in records), size, sum(record.size for record in records))
 
 
 def read_entry(path: Path, name: str, *, profile: Profile = OWN) -> EntryContent:

@@ -8,13 +8,16 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from overnight.archive import Profile, inspect, remove_tree
+from overnight.archive import Listing, Profile, inspect, inspect_end, remove_tree
 from overnight.domain.archive_names import alias_name, archives_of, upload_name
 from overnight.domain.errors import Refused, SessionBusy, SessionExists, SessionNotFound
 from overnight.domain.job import ArchiveRef, Origin, Session
 from overnight.domain.keys import Caller
 from overnight.flows.kept_here import KeptHere
 from overnight.ports import ArchiveMissing, ArchiveStore, Clock, Entropy, JobStore
+
+LAST_BYTES = 256 * 1024
+"""Of an archive: the directory of some two thousand files is in them, and a longer one needs a second look."""
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +67,19 @@ async def fetched(archive: ArchiveRef, *, archives: ArchiveStore, scratch: Path)
     async with scratch_file(scratch) as target:
         await archives.fetch(archive.name, target)
         yield target
+
+
+async def listed(archive: ArchiveRef, *, archives: ArchiveStore) -> Listing:
+    """What the archive holds, by the directory at its end: that is all that is fetched of it.
+
+    Raises ArchiveMissing, ArchiveRefused, OSError.
+    """
+    start, found = max(archive.size - LAST_BYTES, 0), None
+    while not isinstance(found, Listing):
+        end = await archives.end(archive.name, start=start)
+        found = await asyncio.to_thread(inspect_end, end, archive.size)
+        start = found if isinstance(found, int) else start
+    return found
 
 
 @asynccontextmanager

@@ -80,6 +80,11 @@ class ArchiveStore(Protocol):
         """Write the archive to `target`. Raises ArchiveMissing, OSError."""
         ...
 
+    async def end(self, name: str, *, start: int) -> bytes:
+        """Its bytes from `start` on, which lies before its end; nothing of the rest is transferred. What an archive
+        holds is written there. Not checked against what was put. Raises ArchiveMissing, OSError."""
+        ...
+
     async def publish(self, name: str, alias: str) -> None:
         """Let `alias` show this archive too, replacing what it showed, atomically. Raises ArchiveMissing."""
         ...

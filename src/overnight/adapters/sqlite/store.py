@@ -161,7 +161,7 @@ def _erase_some(connection: apsw.Connection, session_id: str) -> Sequence[str]:
     found = connection.execute(
         "SELECT job_id FROM jobs WHERE session_id = ? LIMIT ?", (session_id, ERASE_JOBS)
     ).fetchall()
-    rows.delete_jobs(connection, [job_id for (job_id,) in found])
+    rows.delete_jobs(connection, [str(job_id) for (job_id,) in found])
     if not found:
         connection.execute("DELETE FROM sessions WHERE session_id = ?", (session_id,))
     return [str(job_id) for (job_id,) in found]

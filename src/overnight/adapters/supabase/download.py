@@ -70,6 +70,18 @@ class Download:
                 continue
         raise OSError(errno.EIO, "The archive no longer has the size or checksum it was stored with", key)
 
+    async def end(self, key: str, start: int) -> bytes:
+        """The bytes from `start` on. Raises StorageFault, Unreachable, OSError."""
+        return await self._connection.patience.over(lambda: self._end(key, start))
+
+    async def _end(self, key: str, start: int) -> bytes:
+        async with self._connection.stream(self._path(key), {"range": f"bytes={start}-"}) as answer:
+            if start and answer.status_code != httpx.codes.PARTIAL_CONTENT:
+                raise OSError(
+                    errno.EIO, "Supabase Storage did not answer with the part that was asked for", key
+                )
+            return await answer.aread()
+
     async def sha256(self, key: str) -> str:
         """Of the bytes that the server hands out now. Raises StorageFault, Unreachable."""
         return await self._connection.patience.over(lambda: self._hash(key))

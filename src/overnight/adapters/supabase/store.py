@@ -73,6 +73,12 @@ class SupabaseArchives:
             size, sha256 = await self._download.to(key, target)
         return StoredArchive(name=name, size=size, sha256=sha256)
 
+    async def end(self, name: str, *, start: int) -> bytes:
+        """Also raises ArchiveDenied."""
+        key = self._access.key_of(name)
+        async with self._surely_missing():
+            return await self._download.end(key, start)
+
     async def publish(self, name: str, alias: str) -> None:
         key, shown = self._access.key_of(name), self._access.key_of(alias)
         async with self._surely_missing():
