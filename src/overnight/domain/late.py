@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from overnight.domain.ending import tell
 from overnight.domain.job import ArchiveRef, Change, Job, Session
-from overnight.domain.transitions import Decide, tell
+from overnight.domain.transitions import Decide
 
 
 def still_to_save(job: Job, session: Session, *, attempt: int, base: str | None) -> bool:

@@ -7,17 +7,19 @@ read-modify-write, so SQLite and a compare-and-swap over HTTP cannot disagree ab
     queued ──start──▶ processing ──finish──▶ completed | failed | cancelled
       ▲                   │
       └── requeue, lapse ─┘        cancel: from anywhere      resend: failed ──▶ queued
+
+What all ends have in common is in `ending.py`; the one change after an end, of an archive that could be stored only
+then, in `late.py`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from overnight.domain.delivery import owe
+from overnight.domain.ending import charge, end, tell
 from overnight.domain.errors import (
     CancelRequested,
     ErrorCode,
-    JobError,
     JobNotFound,
     LineFull,
     NotRetryable,
@@ -31,8 +33,6 @@ from overnight.domain.job import (
     ArchiveRef,
     Change,
     Checkpoint,
-    Delivery,
-    Event,
     Job,
     JobRequest,
     Lease,
@@ -204,7 +204,7 @@ def requeue(outcome: Outcome, *, attempt: int, now: float, at: float) -> Decide:
         _held(job, attempt)
         if job.cancel_requested_at is not None:
             raise CancelRequested("the job is to be cancelled, not run again")
-        job, session = _charge(job, session, outcome)
+        job, session = charge(job, session, outcome)
         parked = outcome.code is not None and FAILURES[outcome.code] is Failure.LATER
         interrupted = outcome.ending is Ending.INTERRUPTED
         kind, waiting_for = _why_back(outcome)
@@ -244,7 +244,8 @@ def finish(
 
     def decide(job: Job, session: Session) -> Change:
         _held(job, attempt)
-        return _end(job, session, outcome, now=now, archive=archive, delivery_id=delivery_id)
+        job, session = charge(job, session, outcome)
+        return end(job, session, outcome, now=now, archive=archive, delivery_id=delivery_id)
 
     return decide
 
@@ -266,7 +267,7 @@ def lapse(
             lost = Outcome(ending=Ending.CANCELLED)
         at = returns_at(job, lost, policy=policy, now=now, chance=chance)
         if at is None:
-            return _end(job, session, lost, now=now, archive=None, delivery_id=delivery_id)
+            return end(job, session, lost, now=now, archive=None, delivery_id=delivery_id)
         waits = WaitingFor.RETRY if at > now else None
         job = replace(
             job, status=Status.QUEUED, lease=None, available_at=at, losses=job.losses + 1, waiting_for=waits
@@ -292,10 +293,10 @@ def cancel(*, now: float, delivery_id: str) -> Decide:
         job, event = tell(replace(job, cancel_requested_at=now), "job.cancel_requested", now, {})
         if job.status is Status.PROCESSING:
             return Change(job=job, session=session, events=(event,))
-        end = _end(
+        ended = end(
             job, session, Outcome(ending=Ending.CANCELLED), now=now, archive=None, delivery_id=delivery_id
         )
-        return replace(end, events=(event, *end.events))
+        return replace(ended, events=(event, *ended.events))
 
     return decide
 
@@ -333,67 +334,3 @@ def _held(job: Job, attempt: int) -> Lease:
     if job.status is not Status.PROCESSING or job.attempt != attempt or job.lease is None:
         raise StaleAttempt("the job has moved on: this attempt must stop and change nothing")
     return job.lease
-
-
-def tell(job: Job, kind: str, now: float, told: Mapping[str, Any]) -> tuple[Job, Event]:
-    """The job's next event, and the job that has told it."""
-    event = Event(seq=job.last_event + 1, type=kind, time=now, attempt=job.attempt, data=told)
-    return replace(job, last_event=event.seq), event
-
-
-def _charge(job: Job, session: Session, outcome: Outcome) -> tuple[Job, Session]:
-    """Add what an attempt used. It is written with what ends the attempt, so no attempt is charged twice."""
-    job = replace(
-        job,
-        usage=job.usage + outcome.usage,
-        cost_usd=round(job.cost_usd + outcome.cost_usd, 9),
-        charged_attempt=job.attempt,
-        num_turns=job.num_turns + outcome.num_turns,
-    )
-    return job, replace(session, cost_usd=round(session.cost_usd + outcome.cost_usd, 9))
-
-
-_FINAL = {
-    Ending.DONE: Status.COMPLETED,
-    Ending.FAILED: Status.FAILED,
-    Ending.CANCELLED: Status.CANCELLED,
-}
-
-
-def _end(
-    job: Job,
-    session: Session,
-    outcome: Outcome,
-    *,
-    now: float,
-    archive: ArchiveRef | None,
-    delivery_id: str,
-) -> Change:
-    job, session = _charge(job, session, outcome)
-    status = _FINAL[outcome.ending]
-    error = None
-    if outcome.code is not None:
-        retryable = FAILURES[outcome.code] is not Failure.PERMANENT
-        error = JobError(code=outcome.code, message=outcome.message or "", retryable=retryable)
-    job = replace(
-        job,
-        status=status,
-        lease=None,
-        waiting_for=None,
-        completed_at=now,
-        result=outcome.result,
-        structured_output=outcome.structured_output,
-        error=error,
-        archive=archive.name if archive else None,
-        checkpoint=job.checkpoint if status is Status.FAILED and archive is None else None,
-    )
-    job, event = tell(
-        job, f"job.{status}", now, {"code": error.code, "message": error.message} if error else {}
-    )
-    line = tuple(waiting for waiting in session.line if waiting != job.job_id)
-    session = replace(session, line=line, updated_at=now, archive=archive or session.archive)
-    deliveries: tuple[Delivery, ...] = (
-        (owe(job, delivery_id=delivery_id, now=now),) if job.callback_url else ()
-    )
-    rings = tuple(Ring(job_id=first, at=now) for first in line[:1])
-    return Change(job=job, session=session, events=(event,), deliveries=deliveries, rings=rings)

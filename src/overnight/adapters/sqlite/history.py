@@ -46,8 +46,8 @@ class SqliteHistory:
 
 def _forget(connection: apsw.Connection, finished_before: float, after: str, limit: int) -> _Looked:
     looked, forgotten = [], []
-    for body, is_newest, owes in connection.execute(_OLDEST, (after, limit)).fetchall():
-        job = rows.read_job(bytes(body))
+    for body, is_newest, owes in connection.execute(_OLDEST, (after, limit)):
+        job = rows.read_job(body)
         looked.append(job)
         if may_be_forgotten(job, finished_before=finished_before, is_newest=bool(is_newest), owes=bool(owes)):
             forgotten.append(job.job_id)
