@@ -54,8 +54,8 @@ def status_of(status: os.stat_result) -> bytes:
 
 
 def is_as_recorded(fields: Fields | None, status: os.stat_result) -> bool:
-    """Of a file or link; None is as no status is."""
-    return fields == fields_of(status) or fields == _STATUS.unpack(status_of(status))
+    """Of a file or link; no status is as None."""
+    return fields is not None and fields == _STATUS.unpack(status_of(status))
 
 
 def _packed(size: int, mtime_ns: int, ctime_ns: int, inode: int, mode: int) -> bytes:
@@ -112,7 +112,7 @@ class Section(NamedTuple):
     def raw_names(self) -> list[bytes]:
         return self.names.split(b"\0") if self.statuses else []
 
-    def fields(self) -> dict[str, Fields]:
+    def fields(self) -> dict[str, Fields | None]:
         """Of each child, by its name as a listing gives it."""
         if not self.statuses:
             return {}
@@ -148,8 +148,8 @@ class Record:
         for prefix, section in self.sections.items():
             if section.is_entry:
                 yield prefix[:-1]
-            for name in section.raw_names():
-                yield prefix + name
+            if section.statuses:
+                yield from (prefix + section.names.replace(b"\0", b"\0" + prefix)).split(b"\0")
 
     def changed_since(self, before: "Record") -> Iterator[bytes]:
         """The names of what `before` has not, or has differently."""
@@ -249,8 +249,6 @@ def sections_of(statuses: Mapping[bytes, bytes]) -> dict[bytes, Section]:
 
 def chosen(section: Section, flags: Sequence[int]) -> Section:
     """The section with those of its children that are flagged, and without its own status."""
-    if all(flags):
-        return section._replace(status=NOT_AN_ENTRY)
     some = [line for line, flag in zip(section.each(), flags, strict=True) if flag]
     return Section(NOT_AN_ENTRY, b"\0".join(name for name, _ in some), b"".join(status for _, status in some))
 
