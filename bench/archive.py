@@ -16,7 +16,7 @@ from bench.repack import bench_repack, bench_warm
 from bench.rounds import Contender, Target, report, take_turns
 from bench.trees import MB, PLANS, make_tree
 
-from overnight.archive import unpack
+from overnight.archive import Base, Part, pack, unpack
 
 PACK_TARGETS = {"S": 3.5, "M": 3.5, "L": 8.0}
 LARGEST_SIZE = 1.20
@@ -63,9 +63,9 @@ def bench_unpack(_: str, tree: Path, rounds: int, place: Path) -> None:
 def bench_memory(plan: str, tree: Path, rounds: int, place: Path) -> None:
     """Peak resident size of a process of its own, above what it had with all imports done."""
     archive = place / "tree.zip"
-    pack_tree(tree, archive)
+    pack([Part(tree, "")], archive, exclude=(), record=place / "tree.record")
     print("| work | MB above baseline, the most of the rounds | |\n|---|---|---|")
-    for work, source in (("pack", tree), ("unpack", archive)):
+    for work, source in (("pack", tree), ("repack", tree), ("unpack", archive)):
         peaks = []
         for number in range(rounds):
             fresh = place / f"{work}-{number}"
@@ -81,6 +81,9 @@ def peak(work: str, source: Path, fresh: Path) -> int:
     before = _status_bytes("VmRSS")
     if work == "pack":
         pack_tree(source, fresh / "a.zip")
+    elif work == "repack":
+        base = Base(fresh.parent / "tree.zip", fresh.parent / "tree.record")
+        pack([Part(source, "")], fresh / "a.zip", exclude=(), base=base, record=fresh / "a.record")
     else:
         unpack(source, {"": fresh / "out"})
     return _status_bytes("VmHWM") - before
@@ -109,7 +112,7 @@ def main() -> None:
         command.add_argument("--rounds", type=int, default=5)
         command.add_argument("--dir", type=Path, required=True, help="all is made in here; best on tmpfs")
     inner = commands.add_parser("peak", description="What `memory` runs in a process of its own.")
-    inner.add_argument("work", choices=["pack", "unpack"])
+    inner.add_argument("work", choices=["pack", "repack", "unpack"])
     inner.add_argument("source", type=Path)
     inner.add_argument("fresh", type=Path)
     asked = parser.parse_args()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from tests.archive.workspaces import Workspace
 
 Snapshot = Mapping[bytes, tuple[str, int, int, bytes]]
 
@@ -53,3 +54,8 @@ def forge(tmp_path: Path) -> Callable[..., Path]:
         return target
 
     return make
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path)

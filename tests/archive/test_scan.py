@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.archive.workspaces import Workspace
 
 from overnight.archive import TRANSCRIPT_PREFIX, Part, SecretFound, pack, scan
 
@@ -72,3 +73,11 @@ def test_large_and_binary_files_of_the_workspace_are_passed_over(packed: Packed)
 def test_the_list_is_cut_and_the_total_is_not(packed: Packed) -> None:
     found = scan(packed({f"files/{n:03}": SECRET.encode() for n in range(70)}), count)
     assert (len(found.found), found.found_total) == (50, 70)
+
+
+def test_only_named_entries_are_looked_at_for_secrets(workspace: Workspace) -> None:
+    (workspace.tree / "old").write_text("canary")
+    (workspace.tree / "new").write_text("canary")
+    workspace.pack()
+    found = scan(workspace.archive, lambda text: Counter(canary=text.count("canary")), names={"new"})
+    assert found.found == (SecretFound("new", "canary", 1),)

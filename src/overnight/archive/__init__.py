@@ -25,9 +25,11 @@ from overnight.archive.model import (
     Packed,
     Part,
     Profile,
+    Range,
     Refusal,
     Unpacked,
 )
+from overnight.archive.output import Assembly, Delta
 from overnight.archive.owners import give_tree
 from overnight.archive.pack import pack
 from overnight.archive.record import Record
@@ -46,9 +48,11 @@ __all__ = [
     "TRANSCRIPT_PREFIX",
     "UPLOAD",
     "ArchiveRefused",
+    "Assembly",
     "Base",
     "Caps",
     "Check",
+    "Delta",
     "Entry",
     "EntryContent",
     "EntryMissing",
@@ -59,6 +63,7 @@ __all__ = [
     "Packed",
     "Part",
     "Profile",
+    "Range",
     "Record",
     "Refusal",
     "Scan",

@@ -5,7 +5,8 @@ import struct
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import compress, pairwise
+from itertools import compress, islice
+from operator import ge
 from typing import NamedTuple
 
 from overnight.archive import layout
@@ -56,12 +57,12 @@ class OldArchive:
         self._offsets = array("Q")
         self._index()
         self._offsets.append(start)
-        if any(a >= b for a, b in pairwise(self._offsets)) or self._offsets[0] != 0:
+        if any(map(ge, self._offsets, islice(self._offsets, 1, None))) or self._offsets[0] != 0:
             raise ValueError("not an archive of ours")
-        numbers = [self._numbers.get(name, -1) for name in record.names()]
-        if -1 in numbers:
-            raise ValueError("not the archive of this record")
-        self._numbers_in_record = array("Q", numbers)
+        try:
+            self._numbers_in_record = array("Q", map(self._numbers.__getitem__, record.names()))
+        except KeyError:
+            raise ValueError("not the archive of this record") from None
 
     def read(self, offset: int, length: int) -> bytes:
         try:
@@ -114,16 +115,17 @@ class OldArchive:
 
     def _index(self) -> None:
         at, block, lengths = 0, self._directory, _LENGTHS.unpack_from
+        numbers, places, offsets = self._numbers, self._places, self._offsets
         while block.startswith(layout.CENTRAL_SIGNATURE, at):
             name_length, extra_length, comment_length, offset = lengths(block, at)
             name_at = at + _BEFORE_NAME
             extra_at = name_at + name_length
             if offset == layout.FULL_32:
                 offset = _long_offset(block[at : extra_at + extra_length])
-            self._numbers[block[name_at:extra_at].removesuffix(b"/")] = len(self._offsets)
-            self._offsets.append(offset)
+            numbers[block[name_at:extra_at].removesuffix(b"/")] = len(offsets)
+            offsets.append(offset)
             at = extra_at + extra_length + comment_length
-            self._places.append(at)
+            places.append(at)
 
 
 def _find(flags: Sequence[int], flag: int, start: int) -> int:

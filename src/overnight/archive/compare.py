@@ -4,7 +4,7 @@ Both mark what they found in `same`, a flag for each of `Record.names()`.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Protocol
 
 from overnight.archive.base import OldArchive, OldContent
@@ -12,23 +12,24 @@ from overnight.archive.blocks import BLOCK
 from overnight.archive.codec import STORED, CodecError, inflater
 from overnight.archive.model import Kind
 from overnight.archive.record import (
+    NOT_AN_ENTRY,
     Record,
     Recording,
+    Section,
     chosen,
+    fields_of,
     is_as_recorded,
     same_but_for_times_of_change,
     status_of,
 )
 from overnight.archive.source import OPEN_FILE
-from overnight.archive.walk import ROOT, Node, Selection
+from overnight.archive.walk import ROOT, Listing, Node, Selection
 
 
 class Comparison(Protocol):
     same: bytearray
 
-    def sift(
-        self, prefix: bytes, listing: Iterable[os.DirEntry[str]], selection: Selection
-    ) -> Iterable[os.DirEntry[str]]:
+    def sift(self, prefix: bytes, listing: Listing, selection: Selection) -> Listing:
         """As the walk wants it: marks what it can tell from a listing, and returns the other children."""
         ...
 
@@ -57,32 +58,35 @@ class ByStatus:
     def all_same(self) -> bool:
         return all(self.same)
 
-    def sift(
-        self, prefix: bytes, listing: Iterable[os.DirEntry[str]], selection: Selection
-    ) -> Iterable[os.DirEntry[str]]:
+    def sift(self, prefix: bytes, listing: Listing, selection: Selection) -> Listing:
         section = self._sections.get(prefix)
         if section is None:
             return listing
-        known = selection.kept(prefix, section.fields())
-        same: set[str] = set()
-        others: list[os.DirEntry[str]] = []
+        known = section.fields()
+        for name in selection.unwanted(prefix, known.keys()):
+            known[name] = None
+        directories: list[os.DirEntry[str]] = []
+        differing: list[os.DirEntry[str]] = []
         for child in listing:
             try:
-                if not child.is_dir(follow_symlinks=False) and is_as_recorded(
-                    known.get(child.name), child.stat(follow_symlinks=False)
-                ):
-                    same.add(child.name)
+                if child.is_dir(follow_symlinks=False):
+                    directories.append(child)
+                    continue
+                before, now = known.pop(child.name, None), child.stat(follow_symlinks=False)
+                if before == fields_of(now) or is_as_recorded(before, now):
                     continue
             except OSError:
-                pass  # the walk looks again, and says why not
-            others.append(child)
-        start = self._starts[prefix]
-        if len(same) == section.children:
-            self.same[start : start + section.children] = b"\1" * section.children
-        else:
+                pass  # the walk looks again, and says what is wrong
+            differing.append(child)
+        self._mark(prefix, section, {*known, *(child.name for child in differing)})
+        return directories + differing
+
+    def _mark(self, prefix: bytes, section: Section, but: Collection[str]) -> None:
+        start, count = self._starts[prefix], section.children
+        self.same[start : start + count] = b"\1" * count
+        if but:
             for number, name in enumerate(section.raw_names(), start):
-                self.same[number] = os.fsdecode(name) in same
-        return others
+                self.same[number] = os.fsdecode(name) not in but
 
     def is_same(self, node: Node) -> bool:
         """Only of directories: a file that comes here was not sifted out."""
@@ -99,10 +103,12 @@ class ByStatus:
 
     def note(self, recording: Recording) -> None:
         for prefix, section in self._sections.items():
-            start = self._starts[prefix]
-            some = chosen(section, self.same[start : start + section.children])
+            start, end = self._starts[prefix], self._starts[prefix] + section.children
+            some = section
+            if self.same.count(1, start, end) < section.children:
+                some = chosen(section, self.same[start:end])
             own = section.is_entry and self.same[start - 1]
-            recording.add_section(prefix, some._replace(status=section.status) if own else some)
+            recording.add_section(prefix, some._replace(status=section.status if own else NOT_AN_ENTRY))
 
 
 class ByContent:
@@ -115,9 +121,7 @@ class ByContent:
         self._now: dict[bytes, bytes] = {}
         self.same = bytearray(len(self._numbers))
 
-    def sift(
-        self, prefix: bytes, listing: Iterable[os.DirEntry[str]], selection: Selection
-    ) -> Iterable[os.DirEntry[str]]:
+    def sift(self, prefix: bytes, listing: Listing, selection: Selection) -> Listing:
         return listing
 
     def is_same(self, node: Node) -> bool:

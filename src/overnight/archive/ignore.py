@@ -3,10 +3,9 @@
 import os
 import re
 import stat
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, KeysView
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
 
 from pathspec import GitIgnoreSpec
 from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
@@ -25,8 +24,6 @@ _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _STAR = "[^/]*"
 _ANY = "[^/]"
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True, slots=True)
 class Exclusion:
@@ -42,14 +39,10 @@ class Exclusion:
         name = os.fsdecode(path + b"/" if is_directory else path)
         return Omission.IGNORED if self.patterns.match_file(name) else None
 
-    def kept(self, prefix: bytes, files: Mapping[str, T]) -> Mapping[str, T]:
-        if self.patterns is None and self.names.isdisjoint(files.keys()):
-            return files
-        return {
-            raw: value
-            for raw, value in files.items()
-            if self.omission(raw, prefix + os.fsencode(raw), is_directory=False) is None
-        }
+    def unwanted(self, prefix: bytes, files: KeysView[str]) -> Collection[str]:
+        if self.patterns is None:
+            return files & self.names
+        return [raw for raw in files if self.omission(raw, prefix + os.fsencode(raw), is_directory=False)]
 
 
 def selection_of(part: Part, exclude: Collection[str]) -> tuple[Selection, str]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 RESERVED = ".overnight"
 """The top-level name that holds what is ours; a workspace's own file of that name is left out."""
@@ -108,6 +109,13 @@ class Base:
     record: Path
 
 
+class Range(NamedTuple):
+    """Bytes of a base that an archive takes over as they are."""
+
+    offset: int
+    length: int
+
+
 class Check(StrEnum):
     """What tells an unchanged file: all of its status, or size, mtime and mode and every byte of its content."""
 
@@ -141,13 +149,16 @@ class Packed:
 
     A changed file moved under the reader twice: it was stored as read the second time. `reused_entries` were
     copied from the base as they lay there; `fresh_bytes` is what was made anew. `incremental` says that there
-    was a base and it fitted. `ignore_note` says what of `.overnightignore` was not applied.
+    was a base and it fitted. `sha256` is None if the target is an Assembly, which is not given every byte;
+    `directory_sha256` is that of the zip's directory and what follows it. `ignore_note` says what of
+    `.overnightignore` was not applied.
     """
 
     entries: int
     size: int
     content_bytes: int
-    sha256: str
+    sha256: str | None
+    directory_sha256: str
     left_out: tuple[LeftOut, ...]
     left_out_total: int
     changed: tuple[str, ...]

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from overnight.archive.base import opened
+from overnight.archive.base import OldArchive, opened
 from overnight.archive.durable import whole_file
 from overnight.archive.model import DEFAULT_EXCLUDE, OWN_CAPS, RESERVED, Base, Caps, Check, Packed, Part
-from overnight.archive.output import FileSink, Output, Sink, StreamSink
+from overnight.archive.output import Assembly, AssemblyOutput, FileSink, HashedOutput, Output, StreamSink
 from overnight.archive.packing import Packing, Rules
 
-Target = BinaryIO | Path
+Target = BinaryIO | Path | Assembly
 CORES = 2
 """Threads that deflate the blocks of large files; more of them would only wait for the hash."""
 
@@ -32,7 +32,8 @@ def pack(
     check: Check = Check.STATUS,
     wrote: Callable[[int], None] | None = None,
 ) -> Packed:
-    """Writes `entries` (name to content) and each part, in bytes order, to a stream or a durable file.
+    """Writes `entries` (name to content) and each part, in bytes order, to a stream, a durable file or an
+    Assembly.
 
     Equal trees give equal bytes. `exclude` names components of the workspace; what could not be kept is
     listed. Links are stored, never followed. With a `base`, what did not change since is copied from it and comes
@@ -49,8 +50,7 @@ def pack(
     with (
         opened(base) as old,
         ThreadPoolExecutor(CORES, "pack-blocks") as pool,
-        _sink(target) as sink,
-        Output(sink, limits.archive_bytes, wrote) as output,
+        _output(target, limits.archive_bytes, old, wrote) as output,
     ):
         packing = Packing(output, rules, old, pool)
         packing.add_all(parts, entries or {})
@@ -67,12 +67,22 @@ def _check_layout(parts: Sequence[Part], entries: Mapping[str, bytes]) -> None:
 
 
 @contextmanager
-def _sink(target: Target) -> Iterator[Sink]:
-    if not isinstance(target, Path):
-        yield StreamSink(target)
-        return
-    with whole_file(target) as file:
-        yield FileSink(file.fileno())
+def _output(
+    target: Target, limit: int, old: OldArchive | None, wrote: Callable[[int], None] | None
+) -> Iterator[Output]:
+    read = old.read if old else _nothing
+    if isinstance(target, Assembly):
+        yield AssemblyOutput(target, limit)
+    elif isinstance(target, Path):
+        with whole_file(target) as file, HashedOutput(FileSink(file.fileno()), limit, read, wrote) as output:
+            yield output
+    else:
+        with HashedOutput(StreamSink(target), limit, read, wrote) as output:
+            yield output
+
+
+def _nothing(offset: int, length: int) -> bytes:
+    raise AssertionError("nothing is copied without a base")
 
 
 def _file_system_time(directory: Path) -> int:

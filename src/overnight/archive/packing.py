@@ -12,7 +12,7 @@ from overnight.archive.base import OldArchive
 from overnight.archive.compare import ByContent, ByStatus, Comparison
 from overnight.archive.ignore import selection_of
 from overnight.archive.layout import DOS_FIRST, NS
-from overnight.archive.model import Caps, Check, Kind, LeftOut, Omission, Packed, Part
+from overnight.archive.model import Caps, Check, Kind, LeftOut, Omission, Packed, Part, Range
 from overnight.archive.output import Output, too_large
 from overnight.archive.record import Record, Recording, is_young, status_of, unsure_status_of
 from overnight.archive.source import Found, FoundLarge, Omitted, head_of, look_again, read_node
@@ -59,7 +59,7 @@ class Packing:
         self._rules = rules
         self._old = old
         self._pool = pool
-        self._writer = ZipWriter(output.write)
+        self._writer = ZipWriter(output)
         self._left_out = _Report[LeftOut]()
         self._changed = _Report[str]()
         self._content_bytes = 0
@@ -89,6 +89,7 @@ class Packing:
             size=size,
             content_bytes=self._content_bytes,
             sha256=sha256,
+            directory_sha256=directory_sha256,
             left_out=tuple(self._left_out.first),
             left_out_total=self._left_out.total,
             changed=tuple(self._changed.first),
@@ -111,8 +112,8 @@ class Packing:
         comparison = ByContent(old) if by_content else ByStatus(old.record)
         fresh = [self._differing(part, comparison) for part in parts]
         for run in old.runs(comparison.same):
-            self._output.copy(old.read, run.offset, run.length)
-            self._writer.adopt(run.length, old.moved(run, self._writer.position), run.end - run.first)
+            moved = old.moved(run, self._writer.position)
+            self._writer.adopt(Range(run.offset, run.length), moved, run.end - run.first)
             self._copied_bytes += run.length
         comparison.note(self._recording)
         self._content_bytes = self._recording.content_bytes()

@@ -29,8 +29,10 @@ _ONE_SIZE = struct.Struct(f"<Q{_STATUS.size - 8}x")
 SETTLED_NS = 2 * NS
 """Clocks of file systems tick every 4 ms to 2 s: a younger change may share its time with a later one."""
 
-_HEAD = struct.Struct("<8s3Q32s32sL")
-"""Magic, size of the archive, number of sections, bytes behind the head, SHA-256 of archive and directory, CRC-32."""
+_HEAD = struct.Struct("<8s2Q32s32s")
+"""Magic, size of the archive, number of sections, SHA-256 of the archive and of its directory."""
+_CRC = struct.Struct("<L")
+"""At the end, of all before it."""
 _SECTION = struct.Struct(f"<{_STATUS.size}sQQ")
 """The status of the directory itself, how many children it has, the bytes of their names."""
 _MAGIC = b"onrec02\n"
@@ -54,8 +56,8 @@ def status_of(status: os.stat_result) -> bytes:
 
 
 def is_as_recorded(fields: Fields | None, status: os.stat_result) -> bool:
-    """Of a file or link; None is as no status is."""
-    return fields == fields_of(status) or fields == _STATUS.unpack(status_of(status))
+    """Of a file or link; no status is as None."""
+    return fields is not None and fields == _STATUS.unpack(status_of(status))
 
 
 def _packed(size: int, mtime_ns: int, ctime_ns: int, inode: int, mode: int) -> bytes:
@@ -112,7 +114,7 @@ class Section(NamedTuple):
     def raw_names(self) -> list[bytes]:
         return self.names.split(b"\0") if self.statuses else []
 
-    def fields(self) -> dict[str, Fields]:
+    def fields(self) -> dict[str, Fields | None]:
         """Of each child, by its name as a listing gives it."""
         if not self.statuses:
             return {}
@@ -148,8 +150,8 @@ class Record:
         for prefix, section in self.sections.items():
             if section.is_entry:
                 yield prefix[:-1]
-            for name in section.raw_names():
-                yield prefix + name
+            if section.statuses:
+                yield from (prefix + section.names.replace(b"\0", b"\0" + prefix)).split(b"\0")
 
     def changed_since(self, before: "Record") -> Iterator[bytes]:
         """The names of what `before` has not, or has differently."""
@@ -166,8 +168,16 @@ class Record:
     def save(self, path: Path) -> None:
         """Whole or not at all, but not forced to the disk: after a power cut a full pack makes a new one."""
         sections = self.sections.values()
-        body = b"".join(
+        head = _HEAD.pack(
+            _MAGIC,
+            self.archive_size,
+            len(self.sections),
+            bytes.fromhex(self.archive_sha256) if self.archive_sha256 else _NOT_HASHED,
+            bytes.fromhex(self.directory_sha256),
+        )
+        data = b"".join(
             (
+                head,
                 *(
                     _SECTION.pack(section.status, section.children, len(section.names))
                     for section in sections
@@ -177,18 +187,9 @@ class Record:
                 b"\0".join(self.sections),
             )
         )
-        head = _HEAD.pack(
-            _MAGIC,
-            self.archive_size,
-            len(self.sections),
-            len(body),
-            bytes.fromhex(self.archive_sha256) if self.archive_sha256 else _NOT_HASHED,
-            bytes.fromhex(self.directory_sha256),
-            crc32(body),
-        )
         with whole_file(path, durable=False) as file:
-            file.write(head)
-            file.write(body)
+            file.write(data)
+            file.write(_CRC.pack(crc32(data)))
 
 
 def _entries(sections: Mapping[bytes, Section]) -> Iterator[tuple[bytes, bytes]]:
@@ -249,8 +250,6 @@ def sections_of(statuses: Mapping[bytes, bytes]) -> dict[bytes, Section]:
 
 def chosen(section: Section, flags: Sequence[int]) -> Section:
     """The section with those of its children that are flagged, and without its own status."""
-    if all(flags):
-        return section._replace(status=NOT_AN_ENTRY)
     some = [line for line, flag in zip(section.each(), flags, strict=True) if flag]
     return Section(NOT_AN_ENTRY, b"\0".join(name for name, _ in some), b"".join(status for _, status in some))
 
@@ -261,27 +260,22 @@ def load(path: Path) -> Record | None:
         data = path.read_bytes()
     except OSError:
         return None
-    if len(data) < _HEAD.size:
+    data, crc = data[: -_CRC.size], data[-_CRC.size :]
+    if len(data) < _HEAD.size or crc != _CRC.pack(crc32(data)):
         return None
-    magic, size, count, length, archive_sha256, directory_sha256, crc = _HEAD.unpack_from(data)
-    body = data[_HEAD.size :]
-    if magic != _MAGIC or length != len(body) or count * _SECTION.size > length or crc != crc32(body):
-        return None
-    sections = _sections(body, count)
-    if sections is None:
+    magic, size, count, archive_sha256, directory_sha256 = _HEAD.unpack_from(data)
+    if magic != _MAGIC:
         return None
     sha256 = None if archive_sha256 == _NOT_HASHED else archive_sha256.hex()
-    return Record(size, sha256, directory_sha256.hex(), sections)
+    return Record(size, sha256, directory_sha256.hex(), _sections(data[_HEAD.size :], count))
 
 
-def _sections(body: bytes, count: int) -> dict[bytes, Section] | None:
+def _sections(body: bytes, count: int) -> dict[bytes, Section]:
     edge = count * _SECTION.size
     heads = list(_SECTION.iter_unpack(body[:edge]))
     names_at = edge + sum(children for _, children, _ in heads) * _STATUS.size
     prefixes_at = names_at + sum(length for _, _, length in heads)
     prefixes = body[prefixes_at:].split(b"\0") if count else []
-    if len(prefixes) != count:
-        return None
     sections = {}
     for prefix, (status, children, length) in zip(prefixes, heads, strict=True):
         statuses = body[edge : edge + children * _STATUS.size]

@@ -9,9 +9,9 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, KeysView
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 from overnight.archive.model import RESERVED, Caps, Kind, Omission, Part
 
@@ -44,9 +44,6 @@ class Node(NamedTuple):
         return os.fsdecode(self.path)
 
 
-T = TypeVar("T")
-
-
 class Selection(Protocol):
     """Which files of the workspace belong into its archive."""
 
@@ -54,8 +51,8 @@ class Selection(Protocol):
         """Why not, or None. `raw` is the last component of `path`."""
         ...
 
-    def kept(self, prefix: bytes, files: Mapping[str, T]) -> Mapping[str, T]:
-        """Of some that are no directories, named as in their own, those that belong into it."""
+    def unwanted(self, prefix: bytes, files: KeysView[str]) -> Collection[str]:
+        """Those with an omission among the files and links of one directory, for all of them at once."""
         ...
 
 
@@ -65,8 +62,8 @@ class Everything:
     def omission(self, raw: str, path: bytes, *, is_directory: bool) -> Omission | None:
         return None
 
-    def kept(self, prefix: bytes, files: Mapping[str, T]) -> Mapping[str, T]:
-        return files
+    def unwanted(self, prefix: bytes, files: KeysView[str]) -> Collection[str]:
+        return ()
 
 
 Listing = Iterable[os.DirEntry[str]]

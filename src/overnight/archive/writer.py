@@ -3,12 +3,13 @@
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 from overnight.archive import layout
 from overnight.archive.codec import DEFLATED, STORED, crc32, deflate
-from overnight.archive.model import Kind
+from overnight.archive.model import Kind, Range
+from overnight.archive.output import Output
 
 _KIND_BITS = {Kind.FILE: stat.S_IFREG, Kind.DIRECTORY: stat.S_IFDIR, Kind.SYMLINK: stat.S_IFLNK}
 _DOS_DIRECTORY = 0x10
@@ -98,8 +99,8 @@ def _is_utf8(name: str) -> bool:
 class ZipWriter:
     """Lengths are known before a header is written, but for streams: those get a data descriptor."""
 
-    def __init__(self, write: Callable[[bytes], object]) -> None:
-        self._write = write
+    def __init__(self, output: Output) -> None:
+        self._output = output
         self._central = bytearray()
         self.position = 0
         self.entries = 0
@@ -115,20 +116,23 @@ class ZipWriter:
             self._emit(chunk)
         self._note(head, form, body, offset)
 
-    def add_stream(self, head: Head, stream: Stream, chunks: Iterable[bytes]) -> None:
+    def add_stream(self, head: Head, stream: Stream, chunks: Iterable[bytes | Range]) -> None:
         form, offset, long = _form_of(head), self.position, stream.largest >= LONG_FROM
         form = form._replace(flags=form.flags | layout.FLAG_DESCRIPTOR)
         self._emit(_open_local_record(form, long=long))
         start = self.position
         for chunk in chunks:
-            self._emit(chunk)
+            if isinstance(chunk, Range):
+                self._copy(chunk)
+            else:
+                self._emit(chunk)
         body = Body(DEFLATED, stream.crc, stream.size, self.position - start, ())
         self._emit(_descriptor(body, long=long))
         self._note(head, form, body, offset)
 
-    def adopt(self, length: int, records: Iterable[bytes | bytearray], count: int) -> None:
-        """Entries that were copied as they lay elsewhere, all of `length` bytes, and their central records."""
-        self.position += length
+    def adopt(self, entries: Range, records: Iterable[bytes | bytearray], count: int) -> None:
+        """Entries as they lie in the base, and their central records for this place."""
+        self._copy(entries)
         for record in records:
             self._central += record
         self.entries += count
@@ -145,8 +149,12 @@ class ZipWriter:
         self.entries += 1
 
     def _emit(self, chunk: bytes) -> None:
-        self._write(chunk)
+        self._output.write(chunk)
         self.position += len(chunk)
+
+    def _copy(self, piece: Range) -> None:
+        self._output.copy(piece)
+        self.position += piece.length
 
 
 def _local_record(form: _Form, body: Body) -> bytes:
