@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from overnight.agent import seccomp
 from overnight.agent.attack import REQUIRED, attack
 from overnight.agent.isolation import (
     Isolation,
@@ -67,6 +68,20 @@ async def test_bubblewrap_is_proved(choose: Choose, machine: Machine) -> None:
 async def test_a_tier_has_all_the_properties_that_its_name_promises(choose: Choose, tier: Wanted) -> None:
     properties = (await choose(tier)).properties
     assert {name for name, holds in properties.items() if holds} >= REQUIRED[tier]
+
+
+async def test_a_kernel_that_holds_no_forks_back_costs_a_property_and_not_the_tier(
+    choose: Choose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filters = dataclasses.replace(
+        seccomp.filters(datagrams=False), held=b""
+    )  # refused, as by an older kernel
+    monkeypatch.setattr(seccomp, "filters", lambda *, datagrams: filters)
+    chosen = await choose("landlock")
+    assert (chosen.tier.name, chosen.properties["storms"]) == ("landlock", False)
+    assert "broken: storms" in chosen.report or ", storms" in chosen.report
+    monkeypatch.undo()
+    assert (await choose("landlock")).properties["storms"]
 
 
 async def test_the_attack_succeeds_where_nothing_stops_it(machine: Machine) -> None:

@@ -1,15 +1,15 @@
 """The filter, as an interpreter of its program reads it, on both architectures."""
 
 import struct
-from errno import EAFNOSUPPORT, ENOSYS, EPERM
+from errno import EAFNOSUPPORT, EBUSY, ENOSYS, EPERM
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overnight.agent.seccomp import MACHINES, UnknownMachine, program
+from overnight.agent.seccomp import MACHINES, UnknownMachine, filters, program
 
-ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+ALLOW, KILL, ERRNO, ASK = 0x7FFF0000, 0x80000000, 0x00050000, 0x7FC00000
 
 
 def verdict(text: bytes, machine: str, number: int, *arguments: int, audit: int | None = None) -> int:
@@ -59,6 +59,34 @@ def test_threads_and_forks_yes_namespaces_no(machine: str) -> None:
     for flag in (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000, 0x80):
         assert verdict(text, machine, calls["clone"], flag | 0x11) == ERRNO | EPERM
     assert verdict(text, machine, calls["clone3"]) == ERRNO | ENOSYS
+
+
+@BOTH
+def test_a_held_run_asks_for_each_process_and_thread(machine: str) -> None:
+    held, known = filters(machine, datagrams=False).held, MACHINES[machine]
+    for number in known.forks:
+        assert verdict(held, machine, number) == ASK
+    assert verdict(held, machine, known.calls["clone"], 0x3D0F00) == ASK
+    assert verdict(held, machine, known.calls["clone"], 0x11) == ASK
+    assert verdict(held, machine, known.calls["clone"], 0x10000011) == ERRNO | EPERM
+    assert verdict(held, machine, known.calls["clone3"]) == ERRNO | ENOSYS
+
+
+@BOTH
+def test_a_held_run_cannot_answer_itself(machine: str) -> None:
+    known = filters(machine, datagrams=False)
+    assert known.call == MACHINES[machine].calls["seccomp"]
+    for flags in (0x08, 0x28, 0x19):
+        assert verdict(known.held, machine, known.call, 1, flags) == ERRNO | EBUSY
+    assert verdict(known.held, machine, known.call, 1, 0x01) == ALLOW
+
+
+@BOTH
+@given(number=st.integers(0, 600), first=st.integers(0, 2**32 - 1), second=st.integers(0, 2**32 - 1))
+def test_a_held_run_is_refused_what_others_are(machine: str, number: int, first: int, second: int) -> None:
+    both = filters(machine, datagrams=False)
+    plain, held = (verdict(text, machine, number, first, second) for text in (both.plain, both.held))
+    assert plain == held or (plain, held) in {(ALLOW, ASK), (ALLOW, ERRNO | EBUSY)}
 
 
 @BOTH

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -64,6 +65,37 @@ async def test_other_workers_keep_off(slots: Slots, tmp_path: Path, shared: str)
     other = Slots(BASE, [tmp_path / place for place in ("other", shared)])
     async with slots.taken() as ours, other.taken() as theirs:
         assert ours != theirs
+
+
+TAKE = """
+import asyncio, sys
+from pathlib import Path
+from overnight.agent.slots import Slots
+
+async def take():
+    async with Slots(int(sys.argv[1]), [Path(place) for place in sys.argv[2:]]).taken() as owner:
+        print(owner)
+
+asyncio.run(take())
+"""
+READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+
+
+@needs_root
+async def test_a_place_of_the_machine_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    """As in a container with a read-only root, or a unit of systemd that protects the system."""
+    machine = tmp_path / "machine"
+    machine.mkdir()
+    process = await asyncio.create_subprocess_exec(
+        *("/usr/bin/env", "unshare", "--mount", "/bin/sh", "-c", READ_ONLY, machine),
+        *(sys.executable, "-c", TAKE, str(BASE), tmp_path / "data" / "slots", machine),
+        env={"PATH": os.environ["PATH"]},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said, _ = await process.communicate()
+    assert said.decode().strip() == str((BASE, BASE))
+    assert (tmp_path / "data" / "slots" / str(BASE)).is_file()
+    assert list(machine.iterdir()) == []
 
 
 @needs_root

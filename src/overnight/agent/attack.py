@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from overnight.agent import processes
+from overnight.agent import processes, supervised
 from overnight.agent.environment import SYSTEM_PATH, python_prefix
 from overnight.agent.network import NetworkUnavailable
 from overnight.agent.seccomp import UnknownMachine
@@ -43,6 +43,7 @@ BREACHES: Mapping[str, tuple[str, ...]] = {
     "tracing": ("trace_a_process",),
     "kernel": ("use_the_kernel",),
     "survivors": ("survivor",),
+    "storms": ("fork_while_it_is_killed",),
     "limits": ("dump_core_or_take_all_memory",),
     "process_limit": ("fork_without_limit",),
     "own_user": ("be_the_service",),
@@ -98,6 +99,7 @@ _WORDS = {
     "tracing": "processes of the host can be looked into",
     "kernel": "system calls that a run must not make came through",
     "survivors": "a process that was left behind cannot be killed",
+    "storms": "what does nothing but fork can outlast the killing, since the kernel does not hold new processes back",
     "limits": "memory, file size and core dumps are not limited",
     "process_limit": "the number of processes is not limited",
     "own_user": "the run is the same user as the service",
@@ -144,8 +146,9 @@ async def _attack(tier: Tier, workspace: Workspace, planted: _Planted, cli: Path
         targets = json.dumps({**planted.targets, **own})
         try:
             async with _started(launcher, targets, root, planted.token) as output:
-                return await _judged(output, workspace, mark, planted)
+                return await _judged(tier, output, workspace, mark, planted)
         finally:
+            await supervised.let_end(root)
             await processes.end(mark, uid)
             opening.cancel()
             with contextlib.suppress(asyncio.CancelledError, NetworkUnavailable):
@@ -180,10 +183,11 @@ async def _started(
 
 
 async def _judged(
-    output: asyncio.StreamReader, workspace: Workspace, mark: str, planted: _Planted
+    tier: Tier, output: asyncio.StreamReader, workspace: Workspace, mark: str, planted: _Planted
 ) -> Findings:
     root, owner = workspace.root, workspace.owner
     line = await output.readline()
+    await supervised.let_end(root)
     left = await processes.end(mark, owner[0] if owner else None)
     try:
         managed = set(json.loads(line)["managed"])
@@ -196,7 +200,15 @@ async def _judged(
         managed.add("datagram")
     if _user_of(workspace.files / OWN) in {None, os.geteuid()}:
         managed.add("be_the_service")
+    if not _forks_are_held(tier, root, managed):
+        managed.add("fork_while_it_is_killed")
     return Findings(frozenset(managed))
+
+
+def _forks_are_held(tier: Tier, root: Path, managed: set[str]) -> bool:
+    """No storm is raised to see it, on a machine that is not ours: where the host's processes are, nothing but its
+    supervisor can stop a run from forking, and only as long as the run cannot answer itself."""
+    return not tier.on_host or (supervised.holds_processes(root) and "take_a_listener" not in managed)
 
 
 def _user_of(path: Path) -> int | None:

@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import socket
+import struct
 import subprocess
 import sys
 import uuid
@@ -26,6 +27,9 @@ REFUSALS = (errno.EPERM, errno.ENOSYS, errno.EACCES)
 CLONE_NEWUSER, MS_BIND, PTRACE_TRACEME, PTRACE_SEIZE = 0x10000000, 4096, 0, 0x4206
 IO_URING_SETUP = 425
 NUMBERS = {"x86_64": {"bpf": 321, "keyctl": 250}, "aarch64": {"bpf": 280, "keyctl": 219}}
+SECCOMP = {"x86_64": 317, "aarch64": 277}
+SET_MODE_FILTER, NEW_LISTENER = 1, 8
+ALLOW_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -171,6 +175,14 @@ def came_through(call: Callable[[], int]) -> bool:
     return call() >= 0 or ctypes.get_errno() not in REFUSALS
 
 
+def take_a_listener(_: Targets) -> bool:
+    """With one it could answer its own forks, in the place of who is to end them."""
+    buffer = ctypes.create_string_buffer(ALLOW_ALL, len(ALLOW_ALL))
+    program = struct.pack("HxxxxxxP", 1, ctypes.addressof(buffer))
+    number = SECCOMP.get(os.uname().machine)
+    return number is not None and _libc.syscall(number, SET_MODE_FILTER, NEW_LISTENER, program) >= 0
+
+
 def dump_core_or_take_all_memory(_: Targets) -> bool:
     limits = resource.getrlimit
     return (
@@ -224,6 +236,7 @@ ATTACKS: dict[str, Callable[[Targets], bool]] = {
         reach_a_socket_by_path,
         open_a_raw_socket,
         use_the_kernel,
+        take_a_listener,
         dump_core_or_take_all_memory,
         fork_without_limit,
         work_in_the_workspace,

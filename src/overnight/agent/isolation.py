@@ -31,9 +31,9 @@ _REMEDIES = {
     ),
     "landlock": "use a kernel of 6.7 or newer that is booted with `landlock` among its security modules (`lsm=`)",
     "uid": (
-        "run the service as root with the capabilities CHOWN, SETUID, SETGID and KILL, keep OVERNIGHT_UID_BASE above "
-        "0, and let every user pass the directories above OVERNIGHT_DATA and above Claude Code (`chmod o+x`), or put "
-        "them elsewhere"
+        "run the service as root with the capabilities CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID and SETUID, keep "
+        "OVERNIGHT_UID_BASE above 0, and let every user pass the directories above OVERNIGHT_DATA and above Claude "
+        "Code (`chmod o+x`), or put them elsewhere"
     ),
 }
 

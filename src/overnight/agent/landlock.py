@@ -53,7 +53,7 @@ class Landlock(OnHost):
             {**environment, "GIT_CONFIG_NOSYSTEM": "1"},
             self.limits,
             rules=rules,
-            filter_program=seccomp.program(datagrams=False),
+            filters=seccomp.filters(datagrams=False),
         )
 
     def _system(self) -> list[Path]:

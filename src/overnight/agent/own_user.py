@@ -35,13 +35,13 @@ class OwnUser(OnHost):
             environment,
             self.limits,
             rules=None,
-            filter_program=_filter(),
+            filters=_filters(),
         )
 
 
-def _filter() -> bytes | None:
+def _filters() -> seccomp.Filter | None:
     """The tier does without one on a machine that there is none for."""
     try:
-        return seccomp.program(datagrams=False)
+        return seccomp.filters(datagrams=False)
     except seccomp.UnknownMachine:
         return None

@@ -17,7 +17,7 @@ from typing import Any
 
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient
 
-from overnight.agent import processes
+from overnight.agent import processes, supervised
 from overnight.agent.conversation import Conversation, Emit
 from overnight.agent.counted import Counted, begin_counting
 from overnight.agent.denials import Denials
@@ -155,6 +155,7 @@ class ClaudeAgent:
 
     async def reap(self, root: Path) -> None:
         """Raises OSError if something cannot be killed: the workspace must not be used then."""
+        await supervised.let_end(root)
         await processes.reap(root, await asyncio.to_thread(self._user_of, root))
 
     def _user_of(self, root: Path) -> int | None:
@@ -304,6 +305,7 @@ class _Launch:
         when the CLI is dead; to cancel it would cut into the SDK's own cleaning up."""
         deadline = asyncio.get_running_loop().time() + processes.KILL_SECONDS
         while True:
+            await supervised.let_end(self.order.workspace.root)
             left = await processes.end(self.mark, _uid(self.order.workspace))
             await asyncio.wait({talking}, timeout=0.05)
             if talking.done() and not left:

@@ -8,11 +8,11 @@ import platform
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from errno import EAFNOSUPPORT, ENOSYS, EPERM
+from errno import EAFNOSUPPORT, EBUSY, ENOSYS, EPERM
 
 _LOAD, _AND, _RETURN = 0x20, 0x54, 0x06
 _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT = 0x15, 0x35, 0x45
-_ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_ALLOW, _KILL, _ERRNO, _ASK = 0x7FFF0000, 0x80000000, 0x00050000, 0x7FC00000
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
 
 _X32 = 0x40000000
@@ -25,13 +25,17 @@ _UNIX, _INET, _INET6 = 1, 2, 10
 _STREAM, _DATAGRAM, _TYPE_BITS = 1, 2, 0xF
 _TCP, _UDP = 6, 17
 _FAST_OPEN = 0x20000000
+_NEW_LISTENER = 1 << 3
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # both type into the terminal of somebody else
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
+    """`forks`: fork and vfork, where they are calls of their own."""
+
     audit: int
     calls: Mapping[str, int]
+    forks: tuple[int, ...]
     refused: tuple[int, ...]
 
 
@@ -147,12 +151,14 @@ _FLAGS_ARGUMENT = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
 MACHINES: Mapping[str, Machine] = {
     "x86_64": Machine(
         audit=0xC000003E,
-        calls={"clone": 56, "clone3": 435, "socket": 41, "ioctl": 16, **_SENDS_X86_64},
+        calls={"clone": 56, "clone3": 435, "socket": 41, "ioctl": 16, "seccomp": 317, **_SENDS_X86_64},
+        forks=(57, 58),
         refused=(*_REFUSED_X86_64.values(), *_SINCE_5_1.values()),
     ),
     "aarch64": Machine(
         audit=0xC00000B7,
-        calls={"clone": 220, "clone3": 435, "socket": 198, "ioctl": 29, **_SENDS_AARCH64},
+        calls={"clone": 220, "clone3": 435, "socket": 198, "ioctl": 29, "seccomp": 277, **_SENDS_AARCH64},
+        forks=(),
         refused=(*_REFUSED_AARCH64.values(), *_SINCE_5_1.values()),
     ),
 }
@@ -162,21 +168,38 @@ class UnknownMachine(Exception):
     """The filter has no numbers of system calls for this architecture."""
 
 
-def program(machine: str | None = None, *, datagrams: bool) -> bytes:
-    """`datagrams`: whether UDP may be used, as it may where no network but a private one is there.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """`call` is the number of seccomp(2). `held` is `plain`, but each new process and thread waits for the answer
+    of whoever has the listener that comes with it; when that is closed there are no new ones, for good."""
+
+    call: int
+    plain: bytes
+    held: bytes
+
+
+def filters(machine: str | None = None, *, datagrams: bool) -> Filter:
+    """For a supervisor, which can hold a run by `held`. Raises UnknownMachine."""
+    return Filter(
+        call=_known(machine).calls["seccomp"],
+        plain=program(machine, datagrams=datagrams),
+        held=program(machine, datagrams=datagrams, held=True),
+    )
+
+
+def program(machine: str | None = None, *, datagrams: bool, held: bool = False) -> bytes:
+    """`datagrams`: whether UDP may be used, as it may where no network but a private one is there. `held`: see
+    Filter.
 
     Raises UnknownMachine.
     """
-    name = machine or platform.machine()
-    if name not in MACHINES:
-        raise UnknownMachine(f"there is no system call filter for {name}")
-    known = MACHINES[name]
+    known = _known(machine)
     parts = [
         *_architecture(known),
         *(step for number in known.refused for step in _refuse_if(number)),
-        # The flags of clone3 lie in memory, where a filter cannot look. Without it libc takes clone.
-        *_when(known.calls["clone3"], [_fail(ENOSYS)]),
-        *_when(known.calls["clone"], [_argument(0), *_refuse_bits(_NAMESPACES), _allow()]),
+        *_processes(known, _step(_RETURN, _ASK) if held else _allow()),
+        # The listener of a later filter would be asked in the place of ours, once ours is closed.
+        *(_when(known.calls["seccomp"], [_argument(1), *_no_listener(), _allow()]) if held else ()),
         *_when(
             known.calls["ioctl"], [_argument(1), *_refuse_if(_TIOCSTI), *_refuse_if(_TIOCLINUX), _allow()]
         ),
@@ -186,6 +209,28 @@ def program(machine: str | None = None, *, datagrams: bool) -> bytes:
         _allow(),
     ]
     return b"".join(parts)
+
+
+def _known(machine: str | None) -> Machine:
+    name = machine or platform.machine()
+    if name not in MACHINES:
+        raise UnknownMachine(f"there is no system call filter for {name}")
+    return MACHINES[name]
+
+
+def _processes(known: Machine, answer: bytes) -> list[bytes]:
+    """Threads are made by the same call. The flags of clone3 lie in memory, where a filter cannot look: without
+    it libc takes clone."""
+    return [
+        *_when(known.calls["clone3"], [_fail(ENOSYS)]),
+        *_when(known.calls["clone"], [_argument(0), *_refuse_bits(_NAMESPACES), answer]),
+        *(step for number in known.forks for step in _when(number, [answer])),
+    ]
+
+
+def _no_listener() -> list[bytes]:
+    """As the kernel says it of a second one."""
+    return [_step(_IF_ANY_BIT, _NEW_LISTENER, 0, 1), _fail(EBUSY)]
 
 
 def _architecture(machine: Machine) -> list[bytes]:

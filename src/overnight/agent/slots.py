@@ -76,7 +76,8 @@ class Slots:
         for other in others:
             with contextlib.suppress(OSError):
                 other.mkdir(mode=0o700, parents=True, exist_ok=True)
-                made.append(other)
+                if os.access(other, os.W_OK | os.X_OK):  # not so on a file system that is mounted read-only
+                    made.append(other)
         return made
 
     def note(self, owner: Owner, mark: str) -> None:
