@@ -20,14 +20,13 @@ import msgspec
 from cloudflare.types.queues.message_pull_response import Message as Pulled
 
 from overnight.adapters.cloudflare.messages import InvalidMessage, bell, parse_message
+from overnight.adapters.cloudflare.polling import Pace
 from overnight.ports import Bell, Clock, StorageFailed
 
 log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 100
 MAX_DELAY_SECONDS = 12 * 3600
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 5.0
-"""The service has no long poll, and an empty pull is paid for: an idle worker asks ever more seldom."""
 POISON_DELAY_SECONDS = 60.0
 TIMEOUT_SECONDS = 30.0
 MEANINGS = {
@@ -53,6 +52,7 @@ class CloudflareQueue:
         self._account = address.account_id
         self._queue = address.queue_id
         self._clock = clock
+        self._pace = Pace()
 
     async def send(self, job_id: str, *, at: float) -> None:
         ring = bell(job_id, timestamp=int(self._clock.now() * 1000))
@@ -67,15 +67,21 @@ class CloudflareQueue:
         )
 
     async def receive(self, *, limit: int, visibility_seconds: float, wait_seconds: float) -> Sequence[Bell]:
-        ends = asyncio.get_running_loop().time() + wait_seconds
-        pause = FIRST_PAUSE_SECONDS
+        """There is no long poll, and an empty pull is paid for: an idle worker asks ever more seldom.
+
+        At least once in each wait, however short.
+        """
+        now = asyncio.get_running_loop().time
+        ends = now() + wait_seconds
+        await asyncio.sleep(min(self._pace.left(now()), wait_seconds))
         while True:
             bells = await self._pull(limit, visibility_seconds)
-            left = ends - asyncio.get_running_loop().time()
-            if bells or left <= 0:
+            self._pace.looked(now(), found=bool(bells))
+            left = max(ends - now(), 0.0)
+            if bells or left < self._pace.left(now()):
+                await asyncio.sleep(0.0 if bells else left)
                 return bells
-            await asyncio.sleep(min(pause, left))
-            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+            await asyncio.sleep(self._pace.left(now()))
 
     async def ack(self, bell: Bell) -> None:
         acks = [{"lease_id": bell.receipt}]
