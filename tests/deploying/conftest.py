@@ -119,12 +119,10 @@ class FakeEdge:
 
     account: StandInAccount
     url: str = ""
-    date: str | None = None
     protocol: str = "1"
 
     async def health(self, request: Request) -> Response:
-        headers = {} if self.date is None else {"date": self.date}
-        return JSONResponse({"service": "overnight", "version": "0.1.0", "status": "ok"}, headers=headers)
+        return JSONResponse({"service": "overnight", "version": "0.1.0", "status": "ok"})
 
     async def read(self, request: Request) -> Response:
         token = self.account.secrets.get(WORKER, {}).get("OVERNIGHT_LEDGER_TOKEN", "")

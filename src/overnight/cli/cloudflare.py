@@ -1,5 +1,6 @@
-"""`overnight cloudflare deploy`: its steps as lines, and in words how it ended."""
+"""`overnight cloudflare`: the steps of its commands as lines, and in words how they ended."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +14,11 @@ from overnight.cli.checks import tell as tell_checks
 from overnight.cli.doctor_edge import edge_checks
 from overnight.cli.exits import Exit, Unable
 from overnight.cli.show import say, terminal
+from overnight.cli.starting import explained
 from overnight.cli.text import visible
 from overnight.deploying.deploy import TROUBLES
 from overnight.deploying.opening import opened_deployment
+from overnight.deploying.smoke import SmokeFailed, opened_smoke, try_edge
 from overnight.deploying.steps import Mark, StepFailed, carry_out, look_only
 from overnight.domain.keys import DEFAULT_MAX_QUEUED, DEFAULT_REQUESTS_PER_MINUTE, KeyLimits, Scope
 from overnight.settings import Settings, SettingsError
@@ -48,6 +51,31 @@ async def deploy(settings: Settings, order: Order) -> Exit:
             return await _examined(await deployment.of_a_worker())
     except SettingsError as error:
         raise Unable(f"{error} Nothing was done.", Exit.USAGE) from None
+
+
+async def smoke(settings: Settings, *, own_worker: bool, patience: float, callback_url: str | None) -> Exit:
+    """Fails at the first step that does."""
+    os.umask(0o077)  # as a worker of its own process does it
+    opened = opened_smoke(settings, patience=patience, callback_url=callback_url, own_worker=own_worker)
+    try:
+        with explained(settings):
+            async with opened as tried:
+                typer.echo(
+                    f"jobs go to {'a worker in this process' if own_worker else 'whichever worker runs'}"
+                )
+                await try_edge(tried, _tell_timed)
+    except SmokeFailed as failed:
+        remedy = f"\n{failed.remedy}" if failed.remedy else ""
+        raise Unable(f"`{failed.step}` failed: {visible(failed.reason)}{remedy}", Exit.FAILED) from None
+    typer.echo("\nThe edge and its workers do what they should.")
+    return Exit.OK
+
+
+def _tell_timed(step: str, told: str, seconds: float | None) -> None:
+    if seconds is None:
+        say(terminal(), f"✗ {step}: {visible(told)}", "red")
+    else:
+        say(terminal(), f"✓ {step}: {visible(told)} ({seconds:.1f} s)", "green")
 
 
 async def _examined(settings: Settings) -> Exit:

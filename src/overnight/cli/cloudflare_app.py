@@ -52,3 +52,26 @@ def deploy(
     cloudflare = _commands()
     order = cloudflare.Order(edge=edge, dry_run=dry_run, replace_secrets=replace_secrets)
     finish(cloudflare.deploy(settings, order))
+
+
+@cloudflare_app.command("smoke")
+def smoke(
+    own_worker: Annotated[
+        bool,
+        typer.Option(
+            "--own-worker",
+            help="Be a worker meanwhile: it takes whatever waits in the queue, with these settings.",
+        ),
+    ] = False,
+    wait: Annotated[
+        float, typer.Option(min=1, help="Most seconds that a worker may take for a job.")
+    ] = 300.0,
+    callback_url: Annotated[
+        str | None, typer.Option(help="Also see that a webhook arrives: an address that answers with 2xx.")
+    ] = None,
+    data: Data = None,
+) -> None:
+    """Send a job through the edge and a worker and back, cancel another one, and leave nothing behind."""
+    settings = load_settings(data=data)
+    commands = _commands()
+    finish(commands.smoke(settings, own_worker=own_worker, patience=wait, callback_url=callback_url))

@@ -7,7 +7,7 @@ from overnight.deploying.account import PULL, Account, AccountProblem, Consumer
 from overnight.deploying.names import DEAD_LETTERS, KEYS_SECRET, NAMESPACE, TOKEN_SECRET
 from overnight.deploying.opening import opened_account_of
 from overnight.deploying.seen import NoEdge, Seen, look_at_edge, look_at_ledger
-from overnight.ports import StorageError
+from overnight.ports import Clock, StorageError
 from overnight.settings import Settings, SettingsError
 from overnight.wiring.archives import chosen_archives
 
@@ -18,10 +18,10 @@ HTTP_NOT_FOUND = 404
 AGAIN = "Run `overnight cloudflare deploy`: it makes what is missing."
 
 
-async def edge_checks(settings: Settings) -> list[Check]:
+async def edge_checks(settings: Settings, clock: Clock | None = None) -> list[Check]:
     """One after the other; the account's are left out if it cannot be asked at all."""
     checks = [_given(settings)]
-    checks += await _of_the_edge(settings)
+    checks += await _of_the_edge(settings, clock)
     checks += await _of_the_account(settings)
     if chosen_archives(settings) == "directory":
         checks.append(
@@ -51,11 +51,11 @@ def _given(settings: Settings) -> Check:
     return judged("Settings of the edge", not missing, finding, remedy)
 
 
-async def _of_the_edge(settings: Settings) -> list[Check]:
+async def _of_the_edge(settings: Settings, clock: Clock | None) -> list[Check]:
     if settings.edge_url is None:
         return []
     try:
-        seen = await look_at_edge(settings.edge_url)
+        seen = await look_at_edge(settings.edge_url, clock)
     except NoEdge as reason:
         remedy = "Check OVERNIGHT_EDGE_URL, and that the edge is deployed: `overnight cloudflare deploy`."
         return [judged("Edge", False, str(reason), remedy)]
