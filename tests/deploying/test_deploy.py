@@ -3,6 +3,7 @@
 import json
 import re
 import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,43 @@ async def test_they_are_replaced_where_that_is_wanted(
     assert json.loads(recorded.calls()[1]["stdin"])["OVERNIGHT_LEDGER_TOKEN"] == (
         (tmp_path / "data" / "ledger-token").read_text().strip()
     )
+
+
+def sourced(file: Path, name: str) -> str:
+    """What a shell makes of a setting in the file."""
+    told = ["/bin/sh", "-c", f'. {file}; printf %s "${name}"']
+    return subprocess.run(told, capture_output=True, check=True, timeout=20, text=True).stdout
+
+
+async def make_key(command: Any, name: str) -> str:
+    made = await command("keys", "create", "--json", "--name", name)
+    return str(json.loads(made.out)["key_id"])
+
+
+async def test_live_keys_go_to_the_edge_and_all_to_the_workers(
+    command: Any, recorded: Any, api: str, tmp_path: Path
+) -> None:
+    """A worker still signs the webhooks of a revoked key's jobs. The name has a quote, which the file must bear."""
+    recorded.tell_secrets_to(f"{api}/secrets-of/{WORKER}")
+    live, revoked = await make_key(command, "Bob's"), await make_key(command, "old")
+    await command("keys", "revoke", revoked)
+    ended = await command(*DEPLOY, "--edge", str(recorded.edge))
+    assert (ended.status, key_shown(ended.out)) == (0, None)
+    sent = json.loads(json.loads(recorded.calls()[1]["stdin"])["OVERNIGHT_KEYS"])
+    assert [key["key_id"] for key in sent] == [live]
+    names = {key["name"] for key in json.loads(sourced(tmp_path / "data" / "worker.env", "OVERNIGHT_KEYS"))}
+    assert names == {"Bob's", "old"}
+
+
+async def test_more_keys_than_a_secret_holds_are_refused_before_they_are_sent(
+    command: Any, recorded: Any
+) -> None:
+    for number in range(13):
+        await make_key(command, f"key {number}")
+    ended = await command(*DEPLOY, "--edge", str(recorded.edge))
+    assert ended.status == 1
+    assert "overnight keys revoke" in ended.err
+    assert [call["argv"][1] for call in recorded.calls()] == ["deploy"]
 
 
 @pytest.mark.parametrize(
