@@ -30,12 +30,12 @@ import msgspec
 import prepare
 from overnight.domain.keys import RANDOM_BYTES, ApiKey, KeyLimits, Scope, digest, make_key, parse_key
 from overnight.domain.signature import new_secret
-from overnight.rehearsal.pull_queue import pull_queue_app
+from overnight.rehearsal.account import StandInAccount, account_app
 from overnight.serving import listen, serving, url_of
 
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0
-QUEUE = "claude-code-queue"
+QUEUE, DEAD_LETTERS = "claude-code-queue", "claude-code-dlq"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +106,22 @@ def _known(key: str, like: ApiKey) -> ApiKey:
 
 
 def _start_pull(token: str) -> str:
-    """The pull stand-in, in a thread that ends with this process. Returns its address."""
+    """The stand-in of the account with its pull interface, in a thread that ends with this process. Returns its
+    address."""
     listener = listen("127.0.0.1", 0)
 
     async def serve() -> None:
-        async with serving(pull_queue_app(token, time.time), listener, grace_seconds=1.0):
+        async with serving(account_app(_account(token), time.time), listener, grace_seconds=1.0):
             await asyncio.Event().wait()
 
     threading.Thread(target=asyncio.run, args=(serve(),), daemon=True).start()
     return url_of(listener)
+
+
+def _account(token: str) -> StandInAccount:
+    """As `overnight doctor` wants to see it. It shows no KV: that is in workerd."""
+    consumer = {"consumer_id": "pull", "type": "http_pull", "dead_letter_queue": DEAD_LETTERS}
+    return StandInAccount(token=token, queues={QUEUE: QUEUE}, consumers={QUEUE: [consumer]})
 
 
 def _forwarder(scratch: Path, pull_url: str, token: str) -> Path:

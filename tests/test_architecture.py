@@ -37,7 +37,19 @@ MAY_IMPORT = {
         "ports",
         "domain",
     },
-    "cli": {"cli", "wiring", "client", "rehearsal", "agent", "archive", "settings", "ports", "domain"},
+    "deploying": {"deploying", "wiring", "adapters", "flows", "client", "settings", "ports", "domain"},
+    "cli": {
+        "cli",
+        "deploying",
+        "wiring",
+        "client",
+        "rehearsal",
+        "agent",
+        "archive",
+        "settings",
+        "ports",
+        "domain",
+    },
 }
 ONLY = {
     "apsw": {"adapters/sqlite"},
@@ -48,9 +60,9 @@ ONLY = {
     "starlette": {"api", "agent/gateway", "rehearsal"},
     "uvicorn": {"serving"},
     "typer": {"cli"},
-    "cloudflare": {"adapters/cloudflare/queue"},
+    "cloudflare": {"adapters/cloudflare/queue", "deploying/account"},
     "rich": {"cli"},
-    "pydantic": {"settings", "wiring"},
+    "pydantic": {"settings", "wiring", "deploying/deploy"},
     "pydantic_settings": {"settings"},
 }
 

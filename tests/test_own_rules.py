@@ -36,9 +36,11 @@ MAY_SEND = {
     "adapters/cloudflare/queue",
     "client/connection",
     "cli/doctor",
+    "deploying/account",
+    "deploying/seen",
 }
-"""The gateway's upstream, the webhook sender, the archive store, the operator's own edge, and what a user runs to talk
-to a service."""
+"""The gateway's upstream, the webhook sender, the archive store, the operator's own edge and account, and what a user
+runs to talk to a service."""
 MAY_USE_PROXIES = {"client/connection", "cli/doctor"}
 """A user may sit behind a proxy; the service asks no environment where to send a secret."""
 NO_SENDERS = {"requests", "urllib.request", "http.client", "aiohttp", "urllib3"}

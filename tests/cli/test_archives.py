@@ -10,7 +10,8 @@ from tests.supabase_server.bucket import ALL, ANON, SECRET, Project
 
 from overnight.adapters.directory import DirectoryArchives
 from overnight.adapters.supabase import SupabaseArchives
-from overnight.cli.doctor import Verdict, archives, unsaved
+from overnight.cli.checks import Verdict
+from overnight.cli.doctor import archives, unsaved
 from overnight.settings import Settings, SettingsError, load
 from overnight.wiring.archives import opened_archives
 

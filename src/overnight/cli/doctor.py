@@ -6,20 +6,19 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
-from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
 import typer
-from msgspec import Struct
 
 from overnight.archive.codec import ENGINE
+from overnight.cli.checks import Check, Verdict, any_bad, judged, tell
 from overnight.cli.connect import running
 from overnight.cli.exits import Exit, Unable
-from overnight.cli.show import as_json, say, terminal
-from overnight.cli.text import size, visible
+from overnight.cli.show import as_json
+from overnight.cli.text import NO_CLIENT, size
 from overnight.client.connection import is_loopback
 from overnight.settings import Settings
 
@@ -34,60 +33,47 @@ COMMAND_SECONDS = 20.0
 UNSAVED_LISTED = 3
 
 
-class Verdict(StrEnum):
-    """A note is something to know; it stops nothing."""
-
-    GOOD = "good"
-    NOTE = "note"
-    BAD = "bad"
-
-
-class Check(Struct, frozen=True, kw_only=True):
-    name: str
-    verdict: Verdict
-    finding: str
-    remedy: str | None = None
-
-
 async def doctor(settings: Settings, *, json: bool) -> Exit:
     """Fails if something is bad that overnight cannot do without."""
     checks = [await check(settings) for check in CHECKS]
+    if settings.edge_url is not None:
+        checks += await _of_the_edge(settings)
     if json:
         typer.echo(as_json(checks))
     else:
-        _tell(checks)
-    return Exit.FAILED if any(check.verdict is Verdict.BAD for check in checks) else Exit.OK
+        tell(checks)
+    return Exit.FAILED if any_bad(checks) else Exit.OK
 
 
-def _tell(checks: list[Check]) -> None:
-    console = terminal()
-    looks = {Verdict.GOOD: ("✓", "green"), Verdict.NOTE: ("!", "yellow"), Verdict.BAD: ("✗", "red")}
-    for check in checks:
-        mark, style = looks[check.verdict]
-        say(console, f"{mark} {check.name}: {visible(check.finding)}", style)
-        if check.remedy is not None and check.verdict is not Verdict.GOOD:
-            say(console, f"  {check.remedy}")
+async def _of_the_edge(settings: Settings) -> list[Check]:
+    try:
+        from overnight.cli.doctor_edge import edge_checks  # noqa: PLC0415 - the official client is an extra
+    except ModuleNotFoundError as missing:
+        if missing.name != "cloudflare":
+            raise
+        return [judged("Cloudflare", False, NO_CLIENT)]
+    return await edge_checks(settings)
 
 
 async def python(_: Settings) -> Check:
     found = ".".join(str(part) for part in sys.version_info[:3])
-    return _check("Python", sys.version_info[:2] >= PYTHON, found, "overnight needs Python 3.11 or newer.")
+    return judged("Python", sys.version_info[:2] >= PYTHON, found, "overnight needs Python 3.11 or newer.")
 
 
 async def agent_sdk(_: Settings) -> Check:
     try:
-        return _check("Claude Agent SDK", True, version("claude-agent-sdk"))
+        return judged("Claude Agent SDK", True, version("claude-agent-sdk"))
     except PackageNotFoundError:
-        return _check("Claude Agent SDK", False, "not installed", "Run `make install`.")
+        return judged("Claude Agent SDK", False, "not installed", "Run `make install`.")
 
 
 async def claude_code(_: Settings) -> Check:
     remedy = "Run `make install`: the Claude Agent SDK brings Claude Code along."
     cli = await asyncio.to_thread(bundled_cli)
     if cli is None:
-        return _check("Claude Code", False, "not found", remedy)
+        return judged("Claude Code", False, "not found", remedy)
     said = await _output(str(cli), "--version")
-    return _check("Claude Code", said is not None, said or "it does not start", remedy)
+    return judged("Claude Code", said is not None, said or "it does not start", remedy)
 
 
 async def isolation(settings: Settings) -> Check:
@@ -102,9 +88,9 @@ async def isolation(settings: Settings) -> Check:
         async with machine_of(settings) as machine:
             chosen = await choose_tier(settings.isolation, machine)
     except (IsolationUnavailable, OSError) as reason:
-        return _check("Isolation", False, str(reason))
+        return judged("Isolation", False, str(reason))
     if settings.allow_unsandboxed is None and (refusal := chosen.refusal(settings.min_isolation)):
-        return _check("Isolation", False, refusal)
+        return judged("Isolation", False, refusal)
     verdict = Verdict.NOTE if chosen.tier.name == "none" else Verdict.GOOD
     return Check(name="Isolation", verdict=verdict, finding=chosen.report)
 
@@ -114,7 +100,7 @@ async def data_directory(settings: Settings) -> Check:
     try:
         free = await asyncio.to_thread(_written_and_free, settings.data)
     except OSError as error:
-        return _check("Data directory", False, f"{settings.data}: {error.strerror}", remedy)
+        return judged("Data directory", False, f"{settings.data}: {error.strerror}", remedy)
     verdict = Verdict.GOOD if free >= ROOM_BYTES else Verdict.NOTE
     finding = f"{settings.data}, {size(free)} free"
     return Check(name="Data directory", verdict=verdict, finding=finding, remedy="Make room on this disk.")
@@ -126,7 +112,7 @@ async def archives(settings: Settings) -> Check:
     tried = await try_archives(settings)
     if tried.refused:
         remedy = None if tried.sql is None else f"In the SQL editor of the project:\n{tried.sql}"
-        return _check("Archives", False, tried.finding, remedy)
+        return judged("Archives", False, tried.finding, remedy)
     finding = tried.finding if tried.limit is None else f"{tried.finding}, up to {size(tried.limit)} each"
     if tried.limit is not None and tried.limit <= FREE_PLAN_BYTES:
         return Check(name="Archives", verdict=Verdict.NOTE, finding=finding, remedy=_SMALL)
@@ -148,7 +134,7 @@ async def unsaved(settings: Settings) -> Check:
 async def sqlite(_: Settings) -> Check:
     found = ".".join(version("apsw").split(".")[:3])  # apsw has the number of the SQLite that it brings
     new = tuple(int(part) for part in found.split(".")) >= SQLITE
-    return _check("SQLite", new, found, "Run `make install`: the package apsw brings a newer one.")
+    return judged("SQLite", new, found, "Run `make install`: the package apsw brings a newer one.")
 
 
 async def archive_engine(_: Settings) -> Check:
@@ -164,7 +150,7 @@ async def key(settings: Settings) -> Check:
     if settings.rehearsal:
         return Check(name="API key", verdict=Verdict.GOOD, finding="none needed for a rehearsal")
     given = settings.anthropic_api_key or settings.anthropic_auth_token
-    return _check(
+    return judged(
         "API key",
         given is not None,
         "present" if given else "missing",
@@ -184,19 +170,19 @@ async def upstream(settings: Settings) -> Check:
         async with httpx.AsyncClient(timeout=10.0, trust_env=not is_loopback(host)) as http:
             answer = await http.head(url)
     except (httpx.HTTPError, httpx.InvalidURL):
-        return _check("Upstream", False, f"{url} cannot be reached", remedy)
-    return _check("Upstream", True, f"{url} answers ({answer.status_code})")
+        return judged("Upstream", False, f"{url} cannot be reached", remedy)
+    return judged("Upstream", True, f"{url} answers ({answer.status_code})")
 
 
 async def service(settings: Settings) -> Check:
     try:
         found = await running(settings)
     except Unable as reason:
-        return _check("Service", False, str(reason))
+        return judged("Service", False, str(reason))
     if found is None:
         said = "none is running; commands start one for the call"
         return Check(name="Service", verdict=Verdict.NOTE, finding=said, remedy="Start one: overnight serve")
-    return _check("Service", True, f"running at {found.url}")
+    return judged("Service", True, f"running at {found.url}")
 
 
 CHECKS: tuple[Callable[[Settings], Awaitable[Check]], ...] = (
@@ -238,10 +224,6 @@ def bundled_cli() -> Path | None:
             return bundled
     found = shutil.which("claude")
     return Path(found) if found else None
-
-
-def _check(name: str, good: bool, finding: str, remedy: str | None = None) -> Check:
-    return Check(name=name, verdict=Verdict.GOOD if good else Verdict.BAD, finding=finding, remedy=remedy)
 
 
 def _written_and_free(data: Path) -> int:

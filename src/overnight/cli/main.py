@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from overnight.cli.archive_app import archive_app
+from overnight.cli.cloudflare_app import cloudflare_app
 from overnight.cli.exits import Exit, finish
 from overnight.cli.keys_app import keys_app
 from overnight.cli.loading import load_settings as _settings
@@ -24,6 +25,7 @@ sessions_app = typer.Typer(help="Conversations with their files.", no_args_is_he
 app.add_typer(sessions_app, name="sessions")
 app.add_typer(keys_app, name="keys")
 app.add_typer(archive_app, name="archive")
+app.add_typer(cloudflare_app, name="cloudflare")
 
 Url = Annotated[
     str | None, typer.Option("--url", help="The service to talk to; by default the one on this machine.")

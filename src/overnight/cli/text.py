@@ -10,6 +10,10 @@ _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
 )
 
+NO_CLIENT = (
+    "the official client of Cloudflare is missing: `pip install 'overnight[cloudflare]'`. Nothing was done."
+)
+
 
 def visible(text: str) -> str:
     """The text with every control shown as an escape: an agent's words cannot steer the terminal."""

@@ -1,0 +1,154 @@
+"""`overnight cloudflare smoke` and `overnight doctor`, the real program, on a real workerd with real workers."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+OVERNIGHT = Path(sys.executable).parent / "overnight"
+STEPS = [
+    "edge",
+    "ledger",
+    "archive store",
+    "execute",
+    "idempotency key",
+    "worker",
+    "result",
+    "ledger and status",
+]
+STEPS += ["mirror", "events", "cancel", "clean-up"]
+
+
+@pytest.fixture(scope="module")
+def edge_settings(
+    start_edge: Callable[..., contextlib.AbstractContextManager[Mapping[str, str]]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Mapping[str, str]]:
+    """An edge of its own: jobs of other tests would be taken too."""
+    with start_edge(tmp_path_factory.mktemp("edge"), "--tend", "4") as settings:
+        yield settings
+
+
+@pytest.fixture
+def environment(edge_settings: Mapping[str, str], tmp_path: Path) -> Mapping[str, str]:
+    """Of a machine with the settings of the edge and a rehearsal instead of Anthropic."""
+    return {
+        **edge_settings,
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "COLUMNS": "400",
+        "OVERNIGHT_DATA": str(tmp_path / "data"),
+        "OVERNIGHT_REHEARSAL": "1",
+        "OVERNIGHT_ISOLATION": "namespace",
+        "OVERNIGHT_CALLBACK_ALLOW_HTTP": "1",
+        "OVERNIGHT_CALLBACK_ALLOW_PRIVATE": "127.0.0.1/32",
+    }
+
+
+async def overnight(environment: Mapping[str, str], *words: str) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        OVERNIGHT, *words, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(240):
+        out, err = await process.communicate()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+def told(out: str) -> list[str]:
+    return re.findall(r"^✓ ([a-z -]+): .*\([0-9.]+ s\)$", out, re.MULTILINE)
+
+
+@contextlib.asynccontextmanager
+async def a_worker(environment: Mapping[str, str]) -> AsyncIterator[None]:
+    process = await asyncio.create_subprocess_exec(
+        OVERNIGHT,
+        "worker",
+        env={name: value for name, value in environment.items() if name != "OVERNIGHT_URL"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(60):
+            while b"is ready" not in await process.stdout.readline():
+                assert process.returncode is None
+        yield
+    finally:
+        process.terminate()
+        async with asyncio.timeout(60):
+            await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def receiver() -> AsyncIterator[tuple[str, list[Any]]]:
+    """An HTTP server that keeps the bodies it is sent."""
+    got: list[Any] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = re.search(r"content-length: (\d+)", head)
+        got.append(json.loads(await reader.readexactly(int(length[1]) if length else 0)))
+        writer.write(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook", got
+
+
+async def nothing_is_left(out: str, edge: httpx.AsyncClient, data: Path) -> bool:
+    found = re.search(r"job ([0-9a-f-]{36}), session ([0-9a-f-]{36})", out)
+    assert found is not None
+    answers = [await edge.get(path) for path in (f"/status/{found[1]}", f"/sessions/{found[2]}")]
+    zips = list((data / "archives").rglob("*.zip"))
+    return [answer.status_code for answer in answers] == [404, 404] and zips == []
+
+
+async def test_a_worker_that_runs_is_tried(
+    environment: Mapping[str, str], edge: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    async with receiver() as (url, got), a_worker(environment):
+        status, out, err = await overnight(environment, "cloudflare", "smoke", "--callback-url", url)
+    assert (status, told(out)) == (0, [*STEPS[:-1], "webhook", "clean-up"]), out + err
+    assert [told["status"] for told in got] == ["completed"]
+    assert "whichever worker runs" in out
+    assert await nothing_is_left(out, edge, tmp_path / "data")
+
+
+async def test_it_can_be_the_worker_itself(
+    environment: Mapping[str, str], edge: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    status, out, err = await overnight(environment, "cloudflare", "smoke", "--own-worker")
+    assert (status, told(out)) == (0, STEPS), out + err
+    assert "a worker in this process" in out
+    assert await nothing_is_left(out, edge, tmp_path / "data")
+
+
+async def test_without_a_worker_it_says_so_and_leaves_nothing(
+    environment: Mapping[str, str], edge: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    status, out, err = await overnight(environment, "cloudflare", "smoke", "--wait", "2")
+    assert (status, told(out)) == (1, [*STEPS[:5], "clean-up"]), out + err
+    assert "`worker` failed: no worker took the job in 2 s" in err
+    assert "--own-worker" in err
+    assert await nothing_is_left(out, edge, tmp_path / "data")
+
+
+async def test_the_doctor_finds_the_edge_well(environment: Mapping[str, str]) -> None:
+    _, out, err = await overnight(environment, "doctor", "--json")
+    found = {check["name"]: check["verdict"] for check in json.loads(out)}
+    wanted = ("Settings of the edge", "Edge", "Ledger", "Cloudflare token", "Queue", "Dead letters")
+    assert {name for name in wanted if found.get(name) != "good"} == set(), out + err
+    assert found["Rights of the token"] == "good"
+    assert found["Clock"] == "note"  # workerd alone tells no time; Cloudflare does
