@@ -40,12 +40,14 @@ class UnsavedWorkspaces:
 
     directory: Path
 
-    def put(self, root: Path, job: Job) -> Path:
-        place = self.directory / f"{job.session_id}.{job.job_id}.{job.attempt}"
+    def place_of(self, job: Job) -> Path:
+        return self.directory / f"{job.session_id}.{job.job_id}.{job.attempt}"
+
+    def put(self, root: Path, job: Job) -> None:
+        place = self.place_of(job)
         place.parent.mkdir(parents=True, exist_ok=True)
         (root / MARK).unlink(missing_ok=True)
         root.rename(place)
-        return place
 
     def put_back(self, root: Path) -> bool:
         """If the tree was taken from here, and what it became is in no archive, it must not be deleted."""

@@ -216,9 +216,13 @@ class Workspaces:
         """Delete every directory of the job. What it had taken from `unsaved` goes back if it was not `saved`."""
         await asyncio.to_thread(self._discard, job_id, saved)
 
-    async def set_aside(self, job: Job) -> Path:
-        """Keep a workspace that could not be saved where no sweep deletes it; returns the place."""
-        return await asyncio.to_thread(self.unsaved.put, self.root(job.job_id, job.attempt), job)
+    def place_aside(self, job: Job) -> Path:
+        """Where `set_aside` keeps the attempt's workspace."""
+        return self.unsaved.place_of(job)
+
+    async def set_aside(self, job: Job) -> None:
+        """Keep a workspace that could not be saved where no sweep deletes it."""
+        await asyncio.to_thread(self.unsaved.put, self.root(job.job_id, job.attempt), job)
 
     def leftovers(self) -> dict[str, list[Path]]:
         """The attempts' directories that are there, by job id. Blocking."""
