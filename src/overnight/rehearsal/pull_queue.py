@@ -21,11 +21,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 MAX_RETRIES = 20
+"""What docs/edge.md sets for the real queue, too: after so many pulls more than one, a message is a dead letter."""
 DEFAULT_VISIBILITY_MS = 30_000
 QUEUE = "/accounts/{account}/queues/{queue}"
 
 Json = dict[str, Any]
 Now = Callable[[], float]
+Bury = Callable[[Sequence["Held"]], Awaitable[None]]
+"""Takes dead letters to where they go. If it raises OSError they are kept, and it is called with them again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,7 @@ class Held:
 @dataclass
 class PullQueue:
     now: Now
+    max_retries: int
     messages: dict[str, Held] = field(default_factory=dict)
     dead: list[Held] = field(default_factory=list)
 
@@ -81,7 +85,7 @@ class PullQueue:
         return True
 
     def _lease(self, held: Held, until: float) -> Held | None:
-        if held.attempts > MAX_RETRIES:
+        if held.attempts > self.max_retries:
             self.dead.append(self.messages.pop(held.id))
             return None
         lease = f"{held.id}.{secrets.token_hex(8)}"
@@ -93,9 +97,13 @@ class PullQueue:
         return self.messages.get(lease.partition(".")[0])
 
 
-def pull_queue_app(token: str, now: Now) -> Starlette:
+async def _lose(_: Sequence[Held]) -> None:
+    """As a queue without a dead-letter queue: they are gone."""
+
+
+def pull_queue_app(token: str, now: Now, *, max_retries: int = MAX_RETRIES, bury: Bury = _lose) -> Starlette:
     """Opened by `Authorization: Bearer token`, the bridge too. Every queue is there as soon as it is named."""
-    queues: defaultdict[str, PullQueue] = defaultdict(lambda: PullQueue(now))
+    queues: defaultdict[str, PullQueue] = defaultdict(lambda: PullQueue(now, max_retries))
     calls: Mapping[str, Callable[[PullQueue, Json], Json]] = {
         "messages": _push,
         "messages/batch": _push_all,
@@ -103,13 +111,13 @@ def pull_queue_app(token: str, now: Now) -> Starlette:
         "messages/ack": _ack,
     }
     routes = [
-        Route(f"{QUEUE}/{path}", _guarded(token, partial(_call, queues, call)), methods=["POST"])
+        Route(f"{QUEUE}/{path}", _guarded(token, partial(_call, queues, bury, call)), methods=["POST"])
         for path, call in calls.items()
     ]
     routes.append(
-        Route("/bridge/{queue}", _guarded(token, partial(_call, queues, _push_all)), methods=["POST"])
+        Route("/bridge/{queue}", _guarded(token, partial(_call, queues, bury, _push_all)), methods=["POST"])
     )
-    routes.append(Route(f"{QUEUE}/metrics", _guarded(token, partial(_call, queues, _metrics))))
+    routes.append(Route(f"{QUEUE}/metrics", _guarded(token, partial(_call, queues, bury, _metrics))))
     return Starlette(routes=routes)
 
 
@@ -128,11 +136,22 @@ def _guarded(token: str, endpoint: Endpoint) -> Endpoint:
 
 
 async def _call(
-    queues: Mapping[str, PullQueue], call: Callable[[PullQueue, Json], Json], request: Request
+    queues: Mapping[str, PullQueue], bury: Bury, call: Callable[[PullQueue, Json], Json], request: Request
 ) -> Response:
     order = await request.json() if request.method == "POST" else {}
-    result = call(queues[request.path_params["queue"]], order)
+    queue = queues[request.path_params["queue"]]
+    result = call(queue, order)
+    await _buried(queue, bury)
     return JSONResponse({"success": True, "errors": [], "messages": [], "result": result})
+
+
+async def _buried(queue: PullQueue, bury: Bury) -> None:
+    dead, queue.dead = queue.dead, []
+    try:
+        if dead:
+            await bury(dead)
+    except OSError:
+        queue.dead = dead + queue.dead
 
 
 def _push(queue: PullQueue, order: Json) -> Json:
