@@ -1,8 +1,9 @@
 """A worker over a queue that counts how often a message was pulled, and gives up on those pulled too often."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import httpx
 import pytest
 
 from overnight.adapters.cloudflare.queue import QueueAddress, cloudflare_queue
@@ -12,7 +13,7 @@ from overnight.domain.outcome import Ending, Outcome
 from overnight.domain.transitions import Decide
 from overnight.flows.run_job import TROUBLE_SECONDS
 from overnight.ports import StorageFailed
-from overnight.rehearsal.pull_queue import Held, pull_queue_app
+from overnight.rehearsal.pull_queue import pull_queue_app
 from overnight.serving import listen, serving, url_of
 
 MAX_RETRIES = 2
@@ -20,33 +21,41 @@ LONGEST_DELAY_SECONDS = 12 * 3600
 """Of a message: a job that waits longer is rung for too early."""
 
 
-@pytest.fixture
-def dead() -> list[Held]:
-    return []
+Dead = Callable[[], Awaitable[list[int]]]
 
 
 @pytest.fixture
-async def pulled(world: Any, dead: list[Held]) -> AsyncIterator[Any]:
-    """The world with the pull consumer for its queue."""
-
-    async def bury(letters: Sequence[Held]) -> None:
-        dead.extend(letters)
-
+async def pull_url(world: Any) -> AsyncIterator[str]:
     listener = listen("127.0.0.1", 0)
-    app = pull_queue_app("token", world.clock.now, max_retries=MAX_RETRIES, bury=bury)
-    address = QueueAddress(account_id="a", queue_id="q")
-    async with (
-        serving(app, listener, grace_seconds=1.0),
-        cloudflare_queue(url_of(listener), "token", address, world.clock) as queue,
-    ):
-        world.queue = queue
-        yield world
+    app = pull_queue_app("token", world.clock.now, max_retries=MAX_RETRIES)
+    async with serving(app, listener, grace_seconds=1.0):
+        yield url_of(listener)
     listener.close()
 
 
-async def test_a_job_that_waits_for_days_is_no_dead_letter(
-    pulled: Any, agents: Any, dead: list[Held]
-) -> None:
+@pytest.fixture
+async def pulled(world: Any, pull_url: str) -> AsyncIterator[Any]:
+    """The world with the pull consumer for its queue."""
+    address = QueueAddress(account_id="a", queue_id="q")
+    async with cloudflare_queue(pull_url, "token", address, world.clock) as queue:
+        world.queue = queue
+        yield world
+
+
+@pytest.fixture
+def dead(pull_url: str) -> Dead:
+    """How often each dead letter was pulled."""
+
+    async def ask() -> list[int]:
+        headers = {"Authorization": "Bearer token"}
+        async with httpx.AsyncClient(base_url=pull_url, headers=headers, trust_env=False) as asking:
+            answer = await asking.get("/bridge/q/dead")
+        return [letter["attempts"] for letter in answer.json()["result"]["messages"]]
+
+    return ask
+
+
+async def test_a_job_that_waits_for_days_is_no_dead_letter(pulled: Any, agents: Any, dead: Dead) -> None:
     job: Job = await pulled.submit()
     days = MAX_RETRIES + 3
     limited = Outcome(
@@ -68,11 +77,11 @@ async def test_a_job_that_waits_for_days_is_no_dead_letter(
     pulled.clock.time = waiting.available_at + 1  # delays are whole seconds
     await pulled.run_next(agents.writes("a", "a", agents.done()))
     assert (await pulled.job(job.job_id)).status is Status.COMPLETED
-    assert not dead
+    assert not await dead()
 
 
 async def test_a_job_that_no_worker_can_claim_is_tried_ever_more_seldom_and_then_a_dead_letter(
-    pulled: Any, monkeypatch: pytest.MonkeyPatch, dead: list[Held]
+    pulled: Any, monkeypatch: pytest.MonkeyPatch, dead: Dead
 ) -> None:
     job: Job = await pulled.submit()
 
@@ -89,5 +98,5 @@ async def test_a_job_that_no_worker_can_claim_is_tried_ever_more_seldom_and_then
         pulled.clock.time += 1
         pause *= 2
     assert await pulled.silence()
-    assert [letter.attempts for letter in dead] == [MAX_RETRIES + 1]
+    assert await dead() == [MAX_RETRIES + 1]
     assert (await pulled.job(job.job_id)).status is Status.QUEUED

@@ -7,17 +7,18 @@ read-modify-write, so SQLite and a compare-and-swap over HTTP cannot disagree ab
     queued ──start──▶ processing ──finish──▶ completed | failed | cancelled
       ▲                   │
       └── requeue, lapse ─┘        cancel: from anywhere      resend: failed ──▶ queued
+
+How a job becomes a dead letter without having been started is in `dead_letter.py`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from overnight.domain.delivery import owe
+from overnight.domain.ending import charge, end, tell
 from overnight.domain.errors import (
     CancelRequested,
     ErrorCode,
-    JobError,
     JobNotFound,
     LineFull,
     NotRetryable,
@@ -31,8 +32,6 @@ from overnight.domain.job import (
     ArchiveRef,
     Change,
     Checkpoint,
-    Delivery,
-    Event,
     Job,
     JobRequest,
     Lease,
@@ -90,7 +89,7 @@ def submit(
             daily_budget_usd=caller.limits.daily_budget_usd,
             models=caller.limits.models,
         )
-        job, event = _tell(job, "job.queued", now, {"position": len(session.line)})
+        job, event = tell(job, "job.queued", now, {"position": len(session.line)})
         session = replace(session, line=(*session.line, job_id), jobs=session.jobs + 1, updated_at=now)
         return Change(job=job, session=session, events=(event,), rings=(Ring(job_id=job_id, at=now),))
 
@@ -138,7 +137,7 @@ def start(
             isolation=isolation,
             isolation_properties=measured,
         )
-        job, event = _tell(job, "job.started", now, told)
+        job, event = tell(job, "job.started", now, told)
         return Change(job=job, session=session, events=(event,))
 
     return decide
@@ -168,7 +167,7 @@ def record(notes: Iterable[Note], *, attempt: int) -> Decide:
         _held(job, attempt)
         events = []
         for note in notes:
-            job, event = _tell(job, note.type, note.time, note.data)
+            job, event = tell(job, note.type, note.time, note.data)
             events.append(event)
         return Change(job=job, session=session, events=tuple(events)) if events else None
 
@@ -182,7 +181,7 @@ def checkpoint(archive: ArchiveRef, *, attempt: int, now: float) -> Decide:
         _held(job, attempt)
         saved = Checkpoint(archive=archive, attempt=attempt, base=session.archive_name)
         told = {"archive": archive.name, "size": archive.size}
-        job, event = _tell(replace(job, checkpoint=saved), "checkpoint.saved", now, told)
+        job, event = tell(replace(job, checkpoint=saved), "checkpoint.saved", now, told)
         return Change(job=job, session=session, events=(event,))
 
     return decide
@@ -204,7 +203,7 @@ def requeue(outcome: Outcome, *, attempt: int, now: float, at: float) -> Decide:
         _held(job, attempt)
         if job.cancel_requested_at is not None:
             raise CancelRequested("the job is to be cancelled, not run again")
-        job, session = _charge(job, session, outcome)
+        job, session = charge(job, session, outcome)
         parked = outcome.code is not None and FAILURES[outcome.code] is Failure.LATER
         interrupted = outcome.ending is Ending.INTERRUPTED
         kind, waiting_for = _why_back(outcome)
@@ -220,7 +219,7 @@ def requeue(outcome: Outcome, *, attempt: int, now: float, at: float) -> Decide:
         told = {"available_at": at} | (
             {"code": outcome.code, "message": outcome.message} if outcome.code else {}
         )
-        job, event = _tell(job, kind, now, told)
+        job, event = tell(job, kind, now, told)
         return Change(job=job, session=session, events=(event,), rings=(Ring(job_id=job.job_id, at=at),))
 
     return decide
@@ -244,7 +243,7 @@ def finish(
 
     def decide(job: Job, session: Session) -> Change:
         _held(job, attempt)
-        return _end(job, session, outcome, now=now, archive=archive, delivery_id=delivery_id)
+        return end(job, session, outcome, now=now, archive=archive, delivery_id=delivery_id)
 
     return decide
 
@@ -266,12 +265,12 @@ def lapse(
             lost = Outcome(ending=Ending.CANCELLED)
         at = returns_at(job, lost, policy=policy, now=now, chance=chance)
         if at is None:
-            return _end(job, session, lost, now=now, archive=None, delivery_id=delivery_id)
+            return end(job, session, lost, now=now, archive=None, delivery_id=delivery_id)
         waits = WaitingFor.RETRY if at > now else None
         job = replace(
             job, status=Status.QUEUED, lease=None, available_at=at, losses=job.losses + 1, waiting_for=waits
         )
-        job, event = _tell(job, "job.worker_lost", now, {"available_at": at, "worker": lease.worker})
+        job, event = tell(job, "job.worker_lost", now, {"available_at": at, "worker": lease.worker})
         return Change(job=job, session=session, events=(event,), rings=(Ring(job_id=job.job_id, at=at),))
 
     return decide
@@ -289,13 +288,13 @@ def cancel(*, now: float, delivery_id: str) -> Decide:
     def decide(job: Job, session: Session) -> Change | None:
         if job.status.final or job.cancel_requested_at is not None:
             return None
-        job, event = _tell(replace(job, cancel_requested_at=now), "job.cancel_requested", now, {})
+        job, event = tell(replace(job, cancel_requested_at=now), "job.cancel_requested", now, {})
         if job.status is Status.PROCESSING:
             return Change(job=job, session=session, events=(event,))
-        end = _end(
+        ended = end(
             job, session, Outcome(ending=Ending.CANCELLED), now=now, archive=None, delivery_id=delivery_id
         )
-        return replace(end, events=(event, *end.events))
+        return replace(ended, events=(event, *ended.events))
 
     return decide
 
@@ -321,7 +320,7 @@ def resend(*, now: float) -> Decide:
             parks=0,
             cancel_requested_at=None,
         )
-        job, event = _tell(job, "job.resent", now, {"position": len(session.line)})
+        job, event = tell(job, "job.resent", now, {"position": len(session.line)})
         session = replace(session, line=(*session.line, job.job_id), updated_at=now)
         return Change(job=job, session=session, events=(event,), rings=(Ring(job_id=job.job_id, at=now),))
 
@@ -333,66 +332,3 @@ def _held(job: Job, attempt: int) -> Lease:
     if job.status is not Status.PROCESSING or job.attempt != attempt or job.lease is None:
         raise StaleAttempt("the job has moved on: this attempt must stop and change nothing")
     return job.lease
-
-
-def _tell(job: Job, kind: str, now: float, told: Mapping[str, Any]) -> tuple[Job, Event]:
-    event = Event(seq=job.last_event + 1, type=kind, time=now, attempt=job.attempt, data=told)
-    return replace(job, last_event=event.seq), event
-
-
-def _charge(job: Job, session: Session, outcome: Outcome) -> tuple[Job, Session]:
-    """Add what an attempt used. It is written with what ends the attempt, so no attempt is charged twice."""
-    job = replace(
-        job,
-        usage=job.usage + outcome.usage,
-        cost_usd=round(job.cost_usd + outcome.cost_usd, 9),
-        charged_attempt=job.attempt,
-        num_turns=job.num_turns + outcome.num_turns,
-    )
-    return job, replace(session, cost_usd=round(session.cost_usd + outcome.cost_usd, 9))
-
-
-_FINAL = {
-    Ending.DONE: Status.COMPLETED,
-    Ending.FAILED: Status.FAILED,
-    Ending.CANCELLED: Status.CANCELLED,
-}
-
-
-def _end(
-    job: Job,
-    session: Session,
-    outcome: Outcome,
-    *,
-    now: float,
-    archive: ArchiveRef | None,
-    delivery_id: str,
-) -> Change:
-    job, session = _charge(job, session, outcome)
-    status = _FINAL[outcome.ending]
-    error = None
-    if outcome.code is not None:
-        retryable = FAILURES[outcome.code] is not Failure.PERMANENT
-        error = JobError(code=outcome.code, message=outcome.message or "", retryable=retryable)
-    job = replace(
-        job,
-        status=status,
-        lease=None,
-        waiting_for=None,
-        completed_at=now,
-        result=outcome.result,
-        structured_output=outcome.structured_output,
-        error=error,
-        archive=archive.name if archive else None,
-        checkpoint=job.checkpoint if status is Status.FAILED and archive is None else None,
-    )
-    job, event = _tell(
-        job, f"job.{status}", now, {"code": error.code, "message": error.message} if error else {}
-    )
-    line = tuple(waiting for waiting in session.line if waiting != job.job_id)
-    session = replace(session, line=line, updated_at=now, archive=archive or session.archive)
-    deliveries: tuple[Delivery, ...] = (
-        (owe(job, delivery_id=delivery_id, now=now),) if job.callback_url else ()
-    )
-    rings = tuple(Ring(job_id=first, at=now) for first in line[:1])
-    return Change(job=job, session=session, events=(event,), deliveries=deliveries, rings=rings)

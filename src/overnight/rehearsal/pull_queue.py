@@ -1,7 +1,8 @@
 """A stand-in for the pull interface of Cloudflare's queues, as the official client speaks it (facts: cloudflare 3).
 
 It keeps what was documented: leases that end, attempts that count pulls, late acks that still delete, bodies in
-base64, dead letters. `POST /bridge/{queue}` takes the messages of a local queue, which offers no pull itself.
+base64, dead letters. `POST /bridge/{queue}` takes the messages of a local queue, which offers no pull itself, and
+`GET /bridge/{queue}/dead` gives the dead letters back.
 """
 
 import base64
@@ -27,8 +28,6 @@ QUEUE = "/accounts/{account}/queues/{queue}"
 
 Json = dict[str, Any]
 Now = Callable[[], float]
-Bury = Callable[[Sequence["Held"]], Awaitable[None]]
-"""Takes dead letters to where they go. If it raises OSError they are kept, and it is called with them again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +96,7 @@ class PullQueue:
         return self.messages.get(lease.partition(".")[0])
 
 
-async def _lose(_: Sequence[Held]) -> None:
-    """As a queue without a dead-letter queue: they are gone."""
-
-
-def pull_queue_app(token: str, now: Now, *, max_retries: int = MAX_RETRIES, bury: Bury = _lose) -> Starlette:
+def pull_queue_app(token: str, now: Now, *, max_retries: int = MAX_RETRIES) -> Starlette:
     """Opened by `Authorization: Bearer token`, the bridge too. Every queue is there as soon as it is named."""
     queues: defaultdict[str, PullQueue] = defaultdict(lambda: PullQueue(now, max_retries))
     calls: Mapping[str, Callable[[PullQueue, Json], Json]] = {
@@ -111,13 +106,14 @@ def pull_queue_app(token: str, now: Now, *, max_retries: int = MAX_RETRIES, bury
         "messages/ack": _ack,
     }
     routes = [
-        Route(f"{QUEUE}/{path}", _guarded(token, partial(_call, queues, bury, call)), methods=["POST"])
+        Route(f"{QUEUE}/{path}", _guarded(token, partial(_call, queues, call)), methods=["POST"])
         for path, call in calls.items()
     ]
     routes.append(
-        Route("/bridge/{queue}", _guarded(token, partial(_call, queues, bury, _push_all)), methods=["POST"])
+        Route("/bridge/{queue}", _guarded(token, partial(_call, queues, _push_all)), methods=["POST"])
     )
-    routes.append(Route(f"{QUEUE}/metrics", _guarded(token, partial(_call, queues, bury, _metrics))))
+    routes.append(Route("/bridge/{queue}/dead", _guarded(token, partial(_call, queues, _dead))))
+    routes.append(Route(f"{QUEUE}/metrics", _guarded(token, partial(_call, queues, _metrics))))
     return Starlette(routes=routes)
 
 
@@ -136,22 +132,11 @@ def _guarded(token: str, endpoint: Endpoint) -> Endpoint:
 
 
 async def _call(
-    queues: Mapping[str, PullQueue], bury: Bury, call: Callable[[PullQueue, Json], Json], request: Request
+    queues: Mapping[str, PullQueue], call: Callable[[PullQueue, Json], Json], request: Request
 ) -> Response:
     order = await request.json() if request.method == "POST" else {}
-    queue = queues[request.path_params["queue"]]
-    result = call(queue, order)
-    await _buried(queue, bury)
+    result = call(queues[request.path_params["queue"]], order)
     return JSONResponse({"success": True, "errors": [], "messages": [], "result": result})
-
-
-async def _buried(queue: PullQueue, bury: Bury) -> None:
-    dead, queue.dead = queue.dead, []
-    try:
-        if dead:
-            await bury(dead)
-    except OSError:
-        queue.dead = dead + queue.dead
 
 
 def _push(queue: PullQueue, order: Json) -> Json:
@@ -178,6 +163,12 @@ def _ack(queue: PullQueue, order: Json) -> Json:
         for each in order.get("retries", [])
     ]
     return {"ackCount": sum(acked), "retryCount": sum(retried), "warnings": {}}
+
+
+def _dead(queue: PullQueue, _: Json) -> Json:
+    """Each dead letter is given away once."""
+    dead, queue.dead = queue.dead, []
+    return {"messages": [_told(held) for held in dead]}
 
 
 def _metrics(queue: PullQueue, _: Json) -> Json:
