@@ -215,7 +215,6 @@ async def test_another_owners_job_is_not_there(
     [
         ("read", {"Authorization": "Bearer wrong"}, 401),
         ("read", {"Authorization": ""}, 401),
-        ("read", {PROTOCOL_HEADER: "0"}, 409),
         ("nothing", {}, 404),
         ("read?object=", {}, 404),
         ("write", {}, 400),
