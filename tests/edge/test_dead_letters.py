@@ -124,7 +124,7 @@ async def test_the_next_job_of_the_session_is_rung_for(
 ) -> None:
     first = await submit(edge)
     second = await submit(edge, session_id=first["session_id"])
-    bells = {}
+    bells: dict[str, Bell] = {}
     while len(bells) < 2:
         for bell in await queue.receive(limit=2, visibility_seconds=60, wait_seconds=5):
             bells[bell.job_id] = bell
