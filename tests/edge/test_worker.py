@@ -9,6 +9,7 @@ import socket
 import sys
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,25 +86,31 @@ def edge_settings(
 
 
 @pytest.fixture
-async def worker(edge_settings: Mapping[str, str], tmp_path: Path) -> AsyncIterator[Callable[..., Worker]]:
-    """`worker(name, **settings)`: workers on one machine, each with a directory of its own but for the archives."""
+def worker(edge_settings: Mapping[str, str], worker_of: Callable[..., Worker]) -> Callable[[str], Worker]:
+    return partial(worker_of, edge_settings)
+
+
+@pytest.fixture
+async def worker_of(tmp_path: Path) -> AsyncIterator[Callable[..., Worker]]:
+    """`worker_of(edge_settings, name, **more)`: workers on one machine, each with a directory of its own but for the
+    archives."""
     made: list[Worker] = []
     archives = tmp_path / "archives"
     archives.mkdir()
 
-    def make(name: str, **settings: str) -> Worker:
+    def make(edge_settings: Mapping[str, str], name: str, **more: str) -> Worker:
         data = tmp_path / name
         data.mkdir(exist_ok=True)
         if not (data / "archives").exists():
             (data / "archives").symlink_to(archives)
         environment = {
-            **no_url(edge_settings),
+            **{key: value for key, value in edge_settings.items() if key != "OVERNIGHT_URL"},
             "OVERNIGHT_REHEARSAL": "1",
             "OVERNIGHT_LEASE_SECONDS": "3",
             "OVERNIGHT_ISOLATION": "namespace",
             "OVERNIGHT_CALLBACK_ALLOW_HTTP": "1",
             "OVERNIGHT_CALLBACK_ALLOW_PRIVATE": "127.0.0.1/32",
-            **settings,
+            **more,
         }
         made.append(Worker(data, environment))
         return made[-1]
@@ -171,7 +178,7 @@ async def receiver() -> AsyncIterator[tuple[str, Got]]:
 
 
 async def test_a_job_goes_from_the_edge_to_a_worker_and_back(
-    edge: httpx.AsyncClient, worker: Callable[..., Worker], webhook_secret: str, tmp_path: Path
+    edge: httpx.AsyncClient, worker: Callable[[str], Worker], webhook_secret: str, tmp_path: Path
 ) -> None:
     """And the session goes on at another worker."""
     first = worker("one")
@@ -202,7 +209,7 @@ async def test_a_job_goes_from_the_edge_to_a_worker_and_back(
 
 
 async def test_a_killed_workers_job_is_run_again(
-    edge: httpx.AsyncClient, worker: Callable[..., Worker]
+    edge: httpx.AsyncClient, worker: Callable[[str], Worker]
 ) -> None:
     """The ledger's alarm notices that the lease was not renewed, and rings."""
     first = worker("one")
@@ -221,7 +228,7 @@ async def test_a_killed_workers_job_is_run_again(
 
 
 async def test_bells_that_ring_twice_for_two_workers_run_each_job_once_and_in_order(
-    edge: httpx.AsyncClient, worker: Callable[..., Worker], queue: CloudflareQueue, clock: Clock
+    edge: httpx.AsyncClient, worker: Callable[[str], Worker], queue: CloudflareQueue, clock: Clock
 ) -> None:
     first = await submit(edge, lines("bash echo one >> order.txt", "answer one"))
     second = await submit(
@@ -241,7 +248,7 @@ async def test_bells_that_ring_twice_for_two_workers_run_each_job_once_and_in_or
 
 
 async def test_a_cancel_stops_the_run_of_a_worker(
-    edge: httpx.AsyncClient, worker: Callable[..., Worker]
+    edge: httpx.AsyncClient, worker: Callable[[str], Worker]
 ) -> None:
     await worker("one").start()
     job = await submit(edge, lines("bash exec sleep 600", "answer never"))
@@ -252,7 +259,7 @@ async def test_a_cancel_stops_the_run_of_a_worker(
 
 
 async def test_a_prompt_of_900_kilobytes_reaches_the_agent_whole(
-    edge: httpx.AsyncClient, worker: Callable[..., Worker], tmp_path: Path
+    edge: httpx.AsyncClient, worker: Callable[[str], Worker], tmp_path: Path
 ) -> None:
     """A message of the queue takes 128 KB: this prompt travels in the ledger."""
     words = "é" * 450_000
@@ -267,7 +274,7 @@ async def test_a_prompt_of_900_kilobytes_reaches_the_agent_whole(
 
 async def test_a_worker_whose_token_is_revoked_stores_nothing_and_another_finishes_its_job(
     start_edge: Callable[..., contextlib.AbstractContextManager[Mapping[str, str]]],
-    worker: Callable[..., Worker],
+    worker_of: Callable[..., Worker],
     tmp_path: Path,
 ) -> None:
     """The edge is deployed again with another token, at the same address and with the same data. The worker's lease
@@ -279,9 +286,7 @@ async def test_a_worker_whose_token_is_revoked_stores_nothing_and_another_finish
     )
     async with client_of(f"http://127.0.0.1:{port}", key) as edge:
         with start_edge(tmp_path, *options, key=key) as settings:
-            first = worker(
-                "one", **no_url(settings), OVERNIGHT_LEASE_SECONDS="60", OVERNIGHT_CHECKPOINT_SECONDS="0"
-            )
+            first = worker_of(settings, "one", OVERNIGHT_LEASE_SECONDS="60", OVERNIGHT_CHECKPOINT_SECONDS="0")
             await first.start()
             job = await submit(edge, hangs)
             await eventually(lambda: found(first.data / "runs", "again"))
@@ -289,16 +294,12 @@ async def test_a_worker_whose_token_is_revoked_stores_nothing_and_another_finish
             assert await first.ended() == 1
             assert "OVERNIGHT_LEDGER_TOKEN" in first.log
             assert not list((tmp_path / "archives").rglob("*.zip"))
-            await worker("one", **no_url(settings)).start()
+            await worker_of(settings, "one").start()
             done = await when(edge, job["job_id"], is_final, seconds=150)
             kinds = await kinds_of(edge, job["job_id"])
     assert (done["status"], done["result"], done["attempt"]) == ("completed", "went on", 2)
     assert kinds.count("job.started") == 2
     assert "job.worker_lost" in kinds
-
-
-def no_url(settings: Mapping[str, str]) -> Mapping[str, str]:
-    return {key: value for key, value in settings.items() if key != "OVERNIGHT_URL"}
 
 
 def free_port() -> int:
