@@ -31,11 +31,12 @@ import prepare
 from overnight.domain.keys import RANDOM_BYTES, ApiKey, KeyLimits, Scope, digest, make_key, parse_key
 from overnight.domain.signature import new_secret
 from overnight.rehearsal.account import StandInAccount, account_app
+from overnight.rehearsal.pull_queue import MAX_RETRIES
 from overnight.serving import listen, serving, url_of
 
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0
-QUEUE, DEAD_LETTERS = "claude-code-queue", "claude-code-dlq"
+QUEUE, DEAD_LETTERS, TICKS = "claude-code-queue", "claude-code-dlq", "forwarder-ticks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def main() -> int:
         state = (options.state or Path(scratch) / "state").resolve()
         state.mkdir(parents=True, exist_ok=True)
         made, url = _secrets(os.environ.get("KEY")), f"http://127.0.0.1:{options.port or _free_port()}"
-        pull_url = _start_pull(made.api_token)
+        pull_url = _start_pull(made.api_token, options.retries)
         forwarder = _forwarder(Path(scratch), pull_url, made.api_token)
         wrangler = _start(url, state, Path(scratch), made, forwarder, options)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -78,6 +79,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--state", type=Path, help="where it keeps its data; a new directory if left out")
     parser.add_argument("--settings", type=Path, required=True, help="the file for a worker's settings")
     parser.add_argument("--tend", default="20", help="seconds after which a silent worker has lost its job")
+    parser.add_argument(
+        "--retries", type=int, default=MAX_RETRIES, help="of a message, before it is a dead letter"
+    )
     parser.add_argument("--log", type=Path, default=os.devnull, help="what wrangler tells")
     return parser.parse_args()
 
@@ -105,13 +109,14 @@ def _known(key: str, like: ApiKey) -> ApiKey:
     return replace(like, key_id=given.key_id, secret_sha256=digest(given.secret), owner=given.key_id)
 
 
-def _start_pull(token: str) -> str:
+def _start_pull(token: str, max_retries: int) -> str:
     """The stand-in of the account with its pull interface, in a thread that ends with this process. Returns its
     address."""
     listener = listen("127.0.0.1", 0)
+    app = account_app(_account(token), time.time, max_retries=max_retries)
 
     async def serve() -> None:
-        async with serving(account_app(_account(token), time.time), listener, grace_seconds=1.0):
+        async with serving(app, listener, grace_seconds=1.0):
             await asyncio.Event().wait()
 
     threading.Thread(target=asyncio.run, args=(serve(),), daemon=True).start()
@@ -126,10 +131,16 @@ def _account(token: str) -> StandInAccount:
 
 def _forwarder(scratch: Path, pull_url: str, token: str) -> Path:
     """The configuration of the Worker that hands the queue's messages to the stand-in."""
-    consumer = {"queue": QUEUE, "max_batch_size": 1, "max_batch_timeout": 0, "max_retries": 100}
+    own = {"max_batch_size": 1, "max_batch_timeout": 0, "max_retries": 100}
     offline = {
-        "vars": {"BRIDGE_URL": pull_url, "BRIDGE_TOKEN": token},
-        "queues": {"consumers": [consumer]},
+        "vars": {"BRIDGE_URL": f"{pull_url}/bridge/{QUEUE}", "BRIDGE_TOKEN": token},
+        "queues": {
+            "consumers": [{"queue": QUEUE, **own}, {"queue": TICKS, **own}],
+            "producers": [
+                {"binding": "DEAD_LETTERS", "queue": DEAD_LETTERS},
+                {"binding": "TICKS", "queue": TICKS},
+            ],
+        },
     }
     path = scratch / "forwarder.json"
     path.touch(mode=0o600)

@@ -27,20 +27,20 @@ class QueueBells:
         self._clock = clock
 
     async def send(self, job_id: str, *, at: float) -> None:
-        await self._send(bell(job_id, timestamp=int(self._clock.now() * 1000)), at)
+        await self._send(_bell(job_id, at), at)
 
     async def ring(self, batch: Batch) -> None:
         """What a written batch rings for. A new job's message has the plan's schema: its documents are at hand."""
         for job_id, at in batch.rings.items():
             try:
-                await self._send(self._message(job_id, batch), at)
+                await self._send(self._message(job_id, batch, at), at)
             except StorageFailed:
                 log.exception("could not ring for job %s: its alarm will", job_id)
 
-    def _message(self, job_id: str, batch: Batch) -> Message:
+    def _message(self, job_id: str, batch: Batch, at: float) -> Message:
         job, request = (batch.put.get(prefix + job_id) for prefix in (codec.JOBS, codec.REQUESTS))
         if job is None or request is None:
-            return bell(job_id, timestamp=int(self._clock.now() * 1000))
+            return _bell(job_id, at)
         return message_of(codec.decode(Job, job), codec.decode(JobRequest, request))
 
     async def _send(self, message: Message, at: float) -> None:
@@ -49,6 +49,11 @@ class QueueBells:
             await self._queue.send(_as_json(message), {"contentType": "json", "delaySeconds": delay})
         except JsException as error:
             raise StorageFailed("The queue took no message.") from error
+
+
+def _bell(job_id: str, at: float) -> Message:
+    """It says when it is to ring: that tells a dead letter whether its job still depended on it."""
+    return bell(job_id, timestamp=int(at * 1000))
 
 
 def _as_json(message: Message):

@@ -81,7 +81,8 @@ class Edge:
             version=VERSION,
             redactor=Redactor(),
         )
-        self.app: Starlette = create_app(parts, _operations(mirror))
+        elsewhere = [operation for operation in OPERATIONS if operation.id not in SERVED]
+        self.app: Starlette = create_app(parts, _operations(mirror), elsewhere=elsewhere)
 
 
 def _operations(mirror: Mirror) -> list[Operation]:

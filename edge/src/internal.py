@@ -8,24 +8,26 @@ from workers import Response
 
 from front import Edge
 from overnight.adapters.cloudflare.documents import (
-    PROTOCOL,
-    PROTOCOL_HEADER,
     DocumentTooLarge,
     Written,
     batch_order,
     bell_order,
     text,
 )
+from overnight.adapters.cloudflare.protocol import PROTOCOL, PROTOCOL_HEADER, refusal
 from overnight.ports import StorageError
 
 PREFIX = "/internal/ledger/"
 MAX_NAME = 200
+HEADERS = {PROTOCOL_HEADER: PROTOCOL, "Cache-Control": "no-store"}
 
 
 async def answer(edge: Edge, request, path: str, query: str, token: str | None) -> Response:
     refused = _refusal(request.headers, token)
     if refused is not None:
         return refused
+    if path == f"{PREFIX}hello":
+        return Response("", headers=HEADERS)
     name = parse_qs(query).get("object", [""])[0]
     if request.method != "POST" or not 0 < len(name) <= MAX_NAME:
         return Response("", status=404)
@@ -48,7 +50,7 @@ async def answer(edge: Edge, request, path: str, query: str, token: str | None) 
         return Response("", status=413)
     except StorageError:
         return Response("", status=503)
-    return Response(told, headers={"Content-Type": "application/json", "Cache-Control": "no-store"})
+    return Response(told, headers={"Content-Type": "application/json", **HEADERS})
 
 
 def _refusal(headers, token: str | None) -> Response | None:
@@ -56,6 +58,11 @@ def _refusal(headers, token: str | None) -> Response | None:
     given = headers.get("authorization", "").removeprefix("Bearer ")
     if not token or not hmac.compare_digest(given.encode(), token.encode()):
         return Response("", status=401)
-    if headers.get(PROTOCOL_HEADER) != PROTOCOL:
-        return Response("", status=409)
-    return None
+    why = refusal(headers.get(PROTOCOL_HEADER))
+    return None if why is None else _conflict(why)
+
+
+def _conflict(why: str) -> Response:
+    problem = {"type": "about:blank", "title": "Edge and worker differ", "status": 409, "detail": why}
+    body = msgspec.json.encode(problem | {"code": "protocol_mismatch"}).decode()
+    return Response(body, status=409, headers={"Content-Type": "application/problem+json", **HEADERS})

@@ -1,7 +1,7 @@
 """The status of jobs in Workers KV: a cache for GET /status, and never a lock.
 
 KV takes one write a second for a key and shows it elsewhere after a minute or more (facts: cloudflare 4). So only
-transitions are written, each entry says when, and one that is old and not final is asked about in the ledger.
+transitions are written, each entry says when, and what may have changed since is asked of the ledger.
 """
 
 import asyncio
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 TTL_SECONDS = 7 * 86400
 """Given with every write: one without it would drop it."""
+SETTLED = frozenset({Status.COMPLETED, Status.CANCELLED})
+"""A job never leaves these."""
 FRESH_SECONDS = 60.0
 AGAIN_SECONDS = 1.1
 
@@ -49,7 +51,7 @@ class Mirror:
             await self._show(Snapshot(job=job, session=codec.decode(Session, session)))
 
     async def status(self, parts: ApiParts, request: Request) -> Response:
-        """A job as it was a moment ago: at most a minute, and a final status at once or then."""
+        """A job as it was a moment ago: at most a minute, while it runs."""
         entry = await self._entry(job_id_of(request))
         if entry is None or not self._answers(entry["metadata"]):
             return await from_ledger(parts, request)
@@ -58,10 +60,11 @@ class Mirror:
         return Response(entry["value"].encode(), 200, {"Cache-Control": "no-store"}, "application/json")
 
     def _answers(self, metadata) -> bool:
-        """The place in the line is not mirrored when others move, so a queued job is asked about in the ledger."""
+        """The place in the line is not mirrored when others move, so a queued job is asked about in the ledger. So is
+        a failed one: it may have been sent again."""
         status = Status(metadata["status"])
         fresh = self._clock.now() - metadata["at"] < FRESH_SECONDS
-        return status.final or (status is Status.PROCESSING and fresh)
+        return status in SETTLED or (status is Status.PROCESSING and fresh)
 
     async def _entry(self, job_id: str):
         try:

@@ -6,6 +6,7 @@ from workers import WorkerEntrypoint, asgi
 
 import internal
 from bounded import Bounded
+from dead_letters import bury
 from front import MAX_BODY_BYTES, this_edge
 from ledger_object import Ledger
 
@@ -19,3 +20,7 @@ class Default(WorkerEntrypoint):
             token = getattr(self.env, "OVERNIGHT_LEDGER_TOKEN", None)
             return await internal.answer(edge, request, url.path, url.query, token)
         return await asgi.fetch(edge.app, Bounded(request, MAX_BODY_BYTES), self.env, self.ctx)
+
+    async def queue(self, batch, _env=None, _ctx=None):
+        """Of `claude-code-dlq`; the queue of the jobs is pulled by workers."""
+        await bury(this_edge(), batch.messages)

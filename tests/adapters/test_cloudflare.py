@@ -168,9 +168,12 @@ class TestMessages:
         assert message.prompt in (prompt, None)
         assert parse_message(msgspec.json.encode(message)).job_id == job.job_id
 
-    def test_a_bell_is_a_message(self, entropy: SystemEntropy) -> None:
-        job_id = entropy.job_id()
-        assert parse_message(msgspec.json.encode(bell(job_id, timestamp=1))).job_id == job_id
+    @given(at=st.floats(0, 1e11))
+    def test_a_bell_is_a_message_and_rings_no_earlier_than_it_was_to(self, at: float) -> None:
+        job_id = SystemEntropy().job_id()
+        ring = parse_message(msgspec.json.encode(bell(job_id, timestamp=int(at * 1000))))
+        assert ring.job_id == job_id
+        assert at <= ring.rings_at <= at + 0.002
 
     @given(body=st.binary() | st.sampled_from([b"{}", b'{"job_id":"x","prompt":null}', b"[]", b'"\xff"']))
     def test_whatever_else_comes_is_no_message(self, body: bytes) -> None:

@@ -21,6 +21,7 @@ from overnight.adapters.memory import MemoryStore, MemoryWakeups
 from overnight.adapters.sqlite.database import open_database
 from overnight.adapters.sqlite.index import SqliteIndex
 from overnight.adapters.sqlite.store import SqliteStore
+from overnight.domain.dead_letter import give_up
 from overnight.domain.errors import CancelRequested, ErrorCode, NotRetryable, Refused, StaleAttempt
 from overnight.domain.ids import uuid4, uuid7
 from overnight.domain.job import ArchiveRef, Change, Delivery, Event, JobRequest, Origin, Snapshot, Status
@@ -273,6 +274,19 @@ class QueueRules(RuleBasedStateMachine):
         """A worker dies under its job, and that is known at once."""
         held = list(self.model.held.items())
         self.lapse(held[choice % len(held)], True, chance)
+
+    @rule(job_id=jobs, late=st.sampled_from([-1.0, 0.0, DAY]))
+    def give_up(self, job_id: str, late: float) -> None:
+        """The queue gives up on a bell of the job, an old one or the one that it needs."""
+        job = self.seen[job_id].snapshot.job
+        now = self.clock.now()
+        decide = give_up(rung_for=job.available_at + late, now=now, delivery_id=self.delivery_id())
+        change = self.write(job_id, decide, refused=None)
+        waited = job.status is Status.QUEUED and self.model.is_first(job_id) and job.available_at <= now
+        assert change is not None
+        assert bool(change.events) == (waited and late >= 0)
+        if change.events:
+            self.model.end(job_id, Status.FAILED)
 
     @rule(job_id=jobs)
     def cancel(self, job_id: str) -> None:

@@ -20,6 +20,7 @@ from overnight.ports import Bell, Clock, Entropy, StorageFailed
 
 DONE = Outcome(ending=Ending.DONE, result="forty-two", cost_usd=0.25)
 PATIENCE_SECONDS = 30.0
+SOMEBODY = "00000000-0000-4000-8000-000000000000"
 
 
 async def submit(edge: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
@@ -215,7 +216,6 @@ async def test_another_owners_job_is_not_there(
     [
         ("read", {"Authorization": "Bearer wrong"}, 401),
         ("read", {"Authorization": ""}, 401),
-        ("read", {PROTOCOL_HEADER: "0"}, 409),
         ("nothing", {}, 404),
         ("read?object=", {}, 404),
         ("write", {}, 400),
@@ -297,3 +297,23 @@ async def test_openapi_lists_what_is_served(edge: httpx.AsyncClient) -> None:
     assert page.status_code == 200
     assert (await edge.get("/docs/style.css")).status_code == 200
     assert json.dumps(described)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/jobs"),
+        ("GET", "/sessions"),
+        ("GET", "/metrics"),
+        ("DELETE", f"/sessions/{SOMEBODY}"),
+        ("GET", f"/sessions/{SOMEBODY}/archive"),
+        ("PUT", f"/sessions/{SOMEBODY}/archive"),
+        ("GET", f"/sessions/{SOMEBODY}/files/a/b.txt"),
+    ],
+)
+async def test_what_the_edge_does_not_serve_it_says(edge: httpx.AsyncClient, method: str, path: str) -> None:
+    answer = await edge.request(method, path)
+    assert (answer.status_code, answer.json()["code"]) == (501, "not_served")
+    assert "by its id" in answer.json()["detail"]
+    stranger = await edge.request(method, path, headers={"Authorization": "Bearer ovn_unknown"})
+    assert stranger.status_code == 401

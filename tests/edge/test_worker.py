@@ -5,9 +5,11 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from overnight.adapters.cloudflare.queue import CloudflareQueue
+from overnight.domain.keys import RANDOM_BYTES, new_key
 from overnight.ports import Clock
 
 pytestmark = pytest.mark.e2e
@@ -50,14 +53,22 @@ class Worker:
             async for line in self._process.stdout:
                 if b"is ready" in line:
                     return
-        raise AssertionError((self.data / "stderr.log").read_text()[-2000:])
+        raise AssertionError(self.log[-2000:])
 
     async def end(self, number: signal.Signals) -> int:
         assert self._process is not None
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
+        return await self.ended()
+
+    async def ended(self) -> int:
+        assert self._process is not None
         async with asyncio.timeout(40):
             return await self._process.wait()
+
+    @property
+    def log(self) -> str:
+        return (self.data / "stderr.log").read_text()
 
     @property
     def runs(self) -> bool:
@@ -75,13 +86,19 @@ def edge_settings(
 
 
 @pytest.fixture
-async def worker(edge_settings: Mapping[str, str], tmp_path: Path) -> AsyncIterator[Callable[[str], Worker]]:
-    """`worker(name)`: workers on one machine, each with a directory of its own but for the archives."""
+def worker(edge_settings: Mapping[str, str], worker_of: Callable[..., Worker]) -> Callable[[str], Worker]:
+    return partial(worker_of, edge_settings)
+
+
+@pytest.fixture
+async def worker_of(tmp_path: Path) -> AsyncIterator[Callable[..., Worker]]:
+    """`worker_of(edge_settings, name, **more)`: workers on one machine, each with a directory of its own but for the
+    archives."""
     made: list[Worker] = []
     archives = tmp_path / "archives"
     archives.mkdir()
 
-    def make(name: str) -> Worker:
+    def make(edge_settings: Mapping[str, str], name: str, **more: str) -> Worker:
         data = tmp_path / name
         data.mkdir(exist_ok=True)
         if not (data / "archives").exists():
@@ -93,6 +110,7 @@ async def worker(edge_settings: Mapping[str, str], tmp_path: Path) -> AsyncItera
             "OVERNIGHT_ISOLATION": "namespace",
             "OVERNIGHT_CALLBACK_ALLOW_HTTP": "1",
             "OVERNIGHT_CALLBACK_ALLOW_PRIVATE": "127.0.0.1/32",
+            **more,
         }
         made.append(Worker(data, environment))
         return made[-1]
@@ -201,12 +219,7 @@ async def test_a_killed_workers_job_is_run_again(
         lines("bash if [ -e again ]; then echo on; else touch again; exec sleep 600; fi", "answer went on"),
     )
 
-    async def hangs() -> bool | None:
-        with contextlib.suppress(OSError):  # directories come and go under the search
-            return True if any((first.data / "runs").rglob("again")) else None
-        return None
-
-    await eventually(hangs)
+    await eventually(lambda: found(first.data / "runs", "again"))
     await first.end(signal.SIGKILL)
     await worker("one").start()
     done = await when(edge, job["job_id"], is_final, seconds=90)
@@ -243,3 +256,68 @@ async def test_a_cancel_stops_the_run_of_a_worker(
     assert (await edge.post(f"/jobs/{job['job_id']}/cancel")).status_code == 202
     done = await when(edge, job["job_id"], is_final)
     assert done["status"] == "cancelled"
+
+
+async def test_a_prompt_of_900_kilobytes_reaches_the_agent_whole(
+    edge: httpx.AsyncClient, worker: Callable[[str], Worker], tmp_path: Path
+) -> None:
+    """A message of the queue takes 128 KB: this prompt travels in the ledger."""
+    words = "é" * 450_000
+    await worker("one").start()
+    job = await submit(edge, lines("write note.txt hello", "answer read it all", words=words))
+    done = await when(edge, job["job_id"], is_final)
+    assert (done["status"], done["result"]) == ("completed", "read it all")
+    with zipfile.ZipFile(tmp_path / "archives" / done["archive"]) as archive:
+        (transcript,) = [name for name in archive.namelist() if name.endswith(".jsonl")]
+        assert words in archive.read(transcript).decode()
+
+
+async def test_a_worker_whose_token_is_revoked_stores_nothing_and_another_finishes_its_job(
+    start_edge: Callable[..., contextlib.AbstractContextManager[Mapping[str, str]]],
+    worker_of: Callable[..., Worker],
+    tmp_path: Path,
+) -> None:
+    """The edge is deployed again with another token, at the same address and with the same data. The worker's lease
+    outlasts that: it is the refusal that ends the run. It is renewed each 20 seconds, so the alarm looks after 25."""
+    key, port = new_key(bytes(range(RANDOM_BYTES))), free_port()
+    options = ("--state", str(tmp_path / "state"), "--tend", "25", "--port", str(port))
+    hangs = lines(
+        "bash if [ -e again ]; then echo on; else touch again; exec sleep 600; fi", "answer went on"
+    )
+    async with client_of(f"http://127.0.0.1:{port}", key) as edge:
+        with start_edge(tmp_path, *options, key=key) as settings:
+            first = worker_of(settings, "one", OVERNIGHT_LEASE_SECONDS="60", OVERNIGHT_CHECKPOINT_SECONDS="0")
+            await first.start()
+            job = await submit(edge, hangs)
+            await eventually(lambda: found(first.data / "runs", "again"))
+        with start_edge(tmp_path, *options, key=key) as settings:
+            assert await first.ended() == 1
+            assert "OVERNIGHT_LEDGER_TOKEN" in first.log
+            assert not list((tmp_path / "archives").rglob("*.zip"))
+            await worker_of(settings, "one").start()
+            done = await when(edge, job["job_id"], is_final, seconds=150)
+            kinds = await kinds_of(edge, job["job_id"])
+    assert (done["status"], done["result"], done["attempt"]) == ("completed", "went on", 2)
+    assert kinds.count("job.started") == 2
+    assert "job.worker_lost" in kinds
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def client_of(url: str, key: str) -> httpx.AsyncClient:
+    headers = {"Authorization": f"Bearer {key}"}
+    return httpx.AsyncClient(base_url=url, headers=headers, trust_env=False, timeout=60)
+
+
+async def found(directory: Path, name: str) -> bool | None:
+    return True if await asyncio.to_thread(_is_there, directory, name) else None
+
+
+def _is_there(directory: Path, name: str) -> bool:
+    try:
+        return any(directory.rglob(name))
+    except OSError:  # directories come and go under the search
+        return False

@@ -24,9 +24,13 @@ from overnight.domain.keys import Scope
 __all__ = ["ApiParts", "Limits", "Readiness", "close_streams", "create_app"]
 
 
-def create_app(parts: ApiParts, operations: Sequence[Operation] = OPERATIONS) -> Starlette:
-    """Call `close_streams` before stopping the server: a stream of events would keep it from ending."""
-    calls, gate = _calls(parts, operations), Gate(parts)
+def create_app(
+    parts: ApiParts, operations: Sequence[Operation] = OPERATIONS, *, elsewhere: Sequence[Operation] = ()
+) -> Starlette:
+    """`elsewhere` are calls of the API that this front does not serve: it says so, and does not describe them.
+
+    Call `close_streams` before stopping the server: a stream of events would keep it from ending."""
+    calls, gate = _calls(parts, operations, elsewhere), Gate(parts)
     front = Middleware(
         Front,
         allowed_hosts=parts.allowed_hosts,
@@ -80,11 +84,19 @@ async def _nothing_here(scope: AsgiScope, receive: Receive, send: Send) -> None:
     raise Problem(Code.NOT_FOUND)
 
 
-def _calls(parts: ApiParts, operations: Sequence[Operation]) -> dict[str, dict[str, _Guarded]]:
+async def _not_served(_: ApiParts, __: Request) -> Response:
+    raise Problem(Code.NOT_SERVED)
+
+
+def _calls(
+    parts: ApiParts, operations: Sequence[Operation], elsewhere: Sequence[Operation]
+) -> dict[str, dict[str, _Guarded]]:
     """Path to method to call, the busiest path first: routes are tried in order."""
     calls: dict[str, dict[str, _Guarded]] = {}
     for operation in operations:
         calls.setdefault(operation.path, {})[operation.method] = (operation.call, operation.needs)
+    for operation in elsewhere:
+        calls.setdefault(operation.path, {})[operation.method] = (_not_served, operation.needs)
     described = document(version=parts.version, limits=parts.limits, operations=operations)
     calls["/openapi.json"] = {"GET": _fixed(msgspec.json.encode(described), "application/json")}
     calls["/docs"] = {"GET": _fixed(pages.reference(described).encode(), "text/html")}

@@ -52,6 +52,7 @@ class Code(StrEnum):
     HOST_NOT_ALLOWED = "host_not_allowed"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
+    NOT_SERVED = "not_served"
     JOB_NOT_FOUND = "job_not_found"
     SESSION_NOT_FOUND = "session_not_found"
     DELIVERY_NOT_FOUND = "delivery_not_found"
@@ -159,6 +160,12 @@ KINDS: Mapping[Code, Kind] = {
     ),
     Code.METHOD_NOT_ALLOWED: Kind(
         405, "The method does not fit", "The path exists, but not with this method; see the Allow header."
+    ),
+    Code.NOT_SERVED: Kind(
+        501,
+        "This front does not serve the call",
+        "A front at Cloudflare keeps no list of jobs or sessions and holds no archives; /docs lists its calls. Ask for "
+        "a job or a session by its id. Archives are in the store that the workers write to. Nothing was done.",
     ),
     Code.JOB_NOT_FOUND: Kind(404, "There is no such job", "No job has this id. Was its session deleted?"),
     Code.SESSION_NOT_FOUND: Kind(

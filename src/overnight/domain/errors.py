@@ -135,6 +135,7 @@ class ErrorCode(StrEnum):
     ARCHIVE_REFUSED = "archive_refused"
     STORAGE = "storage"
     WORKER_LOST = "worker_lost"
+    UNDELIVERED = "undelivered"
     INTERNAL = "internal"
 
 

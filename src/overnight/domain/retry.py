@@ -43,6 +43,7 @@ FAILURES: dict[ErrorCode, Failure] = {
     ErrorCode.ARCHIVE_REFUSED: Failure.PERMANENT,
     ErrorCode.STORAGE: Failure.TRANSIENT,
     ErrorCode.WORKER_LOST: Failure.TRANSIENT,
+    ErrorCode.UNDELIVERED: Failure.TRANSIENT,
     ErrorCode.INTERNAL: Failure.TRANSIENT,
 }
 

@@ -8,8 +8,8 @@ read-modify-write, so SQLite and a compare-and-swap over HTTP cannot disagree ab
       ▲                   │
       └── requeue, lapse ─┘        cancel: from anywhere      resend: failed ──▶ queued
 
-What all ends have in common is in `ending.py`; the one change after an end, of an archive that could be stored only
-then, in `late.py`.
+What all ends have in common is in `ending.py`; how a job ends that no worker takes, in `dead_letter.py`; the one
+change after an end, of an archive that could be stored only then, in `late.py`.
 """
 
 from collections.abc import Callable, Iterable, Mapping

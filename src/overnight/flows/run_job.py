@@ -60,6 +60,14 @@ log = logging.getLogger(__name__)
 
 OWNER_BUSY_SECONDS = 30.0
 """Until a job is tried again whose owner has as many running as its key allows, should nobody let it in before."""
+TROUBLE_SECONDS, LONGEST_TROUBLE_SECONDS = 30.0, 3600.0
+"""Between two tries to claim a job from a store that fails."""
+
+
+def trouble_pause(rung: int) -> float:
+    """Seconds until a bell that has rung so often is tried again, after a failure of the store: twice as long each
+    time, because a queue counts the tries and an outage should outlast them."""
+    return min(TROUBLE_SECONDS * 2.0 ** min(rung - 1, 16), LONGEST_TROUBLE_SECONDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +124,7 @@ class Runner:
         try:
             claimed = await self.store.change(bell.job_id, decide, check=room_to_run(now=now))
         except TooEarly as early:
-            await self.queue.retry(bell, at=early.available_at)
+            await self._ring_anew(bell, at=early.available_at)
             return None
         except OwnerBusy:
             await self._hold(bell, WaitingFor.OWNER_LIMIT, at=now + OWNER_BUSY_SECONDS)
@@ -128,6 +136,9 @@ class Runner:
             # Whoever holds the session's line rings for the next when it finishes.
             await self.queue.ack(bell)
             return None
+        except StorageError:
+            await self.queue.retry(bell, at=now + trouble_pause(bell.rung))
+            raise
         await self.queue.ack(bell)
         return claimed
 
@@ -139,9 +150,14 @@ class Runner:
                 bell.job_id, hold(waiting_for=waiting_for, at=at), check=still_no_room(now=now)
             )
         except RoomToRun:
-            await self.queue.retry(bell, at=now)
+            await self._ring_anew(bell, at=now)
             return
         await ring(self.queue, held.rings)
+        await self.queue.ack(bell)
+
+    async def _ring_anew(self, bell: Bell, *, at: float) -> None:
+        """Waiting is no failure, so it is not `retry`: a queue gives up on a bell that was tried too often."""
+        await self.queue.send(bell.job_id, at=at)
         await self.queue.ack(bell)
 
     async def _attempt(self, claimed: Change, leaving: asyncio.Event) -> None:

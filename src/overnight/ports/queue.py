@@ -34,7 +34,8 @@ class Queue(Protocol):
         ...
 
     async def retry(self, bell: Bell, *, at: float) -> None:
-        """Ring again at `at`."""
+        """Dealing with the bell failed: ring again at `at`. It counts, and a queue may give up on a bell that rings
+        too often; for a job that only waits, `send` a new one and `ack` this."""
         ...
 
 

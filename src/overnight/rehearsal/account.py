@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from overnight.rehearsal.pull_queue import Now, pull_queue_app
+from overnight.rehearsal.pull_queue import MAX_RETRIES, Now, pull_queue_app
 
 Json = dict[str, Any]
 
@@ -57,7 +57,9 @@ class NotThere(Exception):
 Answer = Callable[[StandInAccount, Request, Json], Any]
 
 
-def account_app(account: StandInAccount, now: Now, *, more: Sequence[Route] = ()) -> Starlette:
+def account_app(
+    account: StandInAccount, now: Now, *, max_retries: int = MAX_RETRIES, more: Sequence[Route] = ()
+) -> Starlette:
     """Opened by `Authorization: Bearer` and the account's token. Any account id is this account's. `more` is open."""
     base = "/accounts/{account}"
     queue, kv = base + "/queues/{queue}", base + "/storage/kv/namespaces"
@@ -81,7 +83,7 @@ def account_app(account: StandInAccount, now: Now, *, more: Sequence[Route] = ()
         Route(path, _guarded(account, right, partial(_call, account, answer)), methods=[method])
         for method, path, right, answer in calls
     ]
-    pull = pull_queue_app(account.token, now)
+    pull = pull_queue_app(account.token, now, max_retries=max_retries)
     return Starlette(routes=[*more, *routes, Mount("/", _only_writers(account, pull))])
 
 

@@ -1,7 +1,8 @@
 """A stand-in for the pull interface of Cloudflare's queues, as the official client speaks it (facts: cloudflare 3).
 
 It keeps what was documented: leases that end, attempts that count pulls, late acks that still delete, bodies in
-base64, dead letters. `POST /bridge/{queue}` takes the messages of a local queue, which offers no pull itself.
+base64, dead letters. `POST /bridge/{queue}` takes the messages of a local queue, which offers no pull itself, and
+`GET /bridge/{queue}/dead` gives the dead letters back.
 """
 
 import base64
@@ -21,6 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 MAX_RETRIES = 20
+"""What docs/edge.md sets for the real queue, too: after so many pulls more than one, a message is a dead letter."""
 DEFAULT_VISIBILITY_MS = 30_000
 QUEUE = "/accounts/{account}/queues/{queue}"
 
@@ -44,6 +46,7 @@ class Held:
 @dataclass
 class PullQueue:
     now: Now
+    max_retries: int
     messages: dict[str, Held] = field(default_factory=dict)
     dead: list[Held] = field(default_factory=list)
 
@@ -81,7 +84,7 @@ class PullQueue:
         return True
 
     def _lease(self, held: Held, until: float) -> Held | None:
-        if held.attempts > MAX_RETRIES:
+        if held.attempts > self.max_retries:
             self.dead.append(self.messages.pop(held.id))
             return None
         lease = f"{held.id}.{secrets.token_hex(8)}"
@@ -93,9 +96,9 @@ class PullQueue:
         return self.messages.get(lease.partition(".")[0])
 
 
-def pull_queue_app(token: str, now: Now) -> Starlette:
+def pull_queue_app(token: str, now: Now, *, max_retries: int = MAX_RETRIES) -> Starlette:
     """Opened by `Authorization: Bearer token`, the bridge too. Every queue is there as soon as it is named."""
-    queues: defaultdict[str, PullQueue] = defaultdict(lambda: PullQueue(now))
+    queues: defaultdict[str, PullQueue] = defaultdict(lambda: PullQueue(now, max_retries))
     calls: Mapping[str, Callable[[PullQueue, Json], Json]] = {
         "messages": _push,
         "messages/batch": _push_all,
@@ -109,6 +112,7 @@ def pull_queue_app(token: str, now: Now) -> Starlette:
     routes.append(
         Route("/bridge/{queue}", _guarded(token, partial(_call, queues, _push_all)), methods=["POST"])
     )
+    routes.append(Route("/bridge/{queue}/dead", _guarded(token, partial(_call, queues, _dead))))
     routes.append(Route(f"{QUEUE}/metrics", _guarded(token, partial(_call, queues, _metrics))))
     return Starlette(routes=routes)
 
@@ -159,6 +163,12 @@ def _ack(queue: PullQueue, order: Json) -> Json:
         for each in order.get("retries", [])
     ]
     return {"ackCount": sum(acked), "retryCount": sum(retried), "warnings": {}}
+
+
+def _dead(queue: PullQueue, _: Json) -> Json:
+    """Each dead letter is given away once."""
+    dead, queue.dead = queue.dead, []
+    return {"messages": [_told(held) for held in dead]}
 
 
 def _metrics(queue: PullQueue, _: Json) -> Json:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,8 @@ class Base:
     clock: SystemClock
     entropy: SystemEntropy
     keys: KeyRing
+    refused: Callable[[], Awaitable[str]] | None = None
+    """Of a worker of an edge: waits until the edge refuses it, and says why."""
 
 
 @contextlib.asynccontextmanager
@@ -91,7 +93,7 @@ async def opened_base(settings: Settings, redactor: Redactor | None) -> AsyncIte
 
 @contextlib.asynccontextmanager
 async def opened_edge_base(settings: Settings, redactor: Redactor | None) -> AsyncIterator[Base]:
-    """The same for a worker of an edge. Raises SettingsError, OSError."""
+    """The same for a worker of an edge. Raises SettingsError, StorageError, OSError."""
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     clock, entropy = SystemClock(), SystemEntropy()
     redactor = redactor or redactor_of(settings)
@@ -120,6 +122,7 @@ async def opened_edge_base(settings: Settings, redactor: Redactor | None) -> Asy
                 clock=clock,
                 entropy=entropy,
                 keys=keys,
+                refused=edge.refused,
             )
 
 

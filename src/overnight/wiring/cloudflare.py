@@ -2,19 +2,22 @@
 
 import contextlib
 import importlib
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 from pydantic import SecretStr
 
 from overnight.adapters.cloudflare.keys import SecretKeys
 from overnight.adapters.cloudflare.ledger import LedgerStore
-from overnight.adapters.cloudflare.over_http import edge_documents
+from overnight.adapters.cloudflare.over_http import EdgeRefused, HttpDocuments, edge_documents
 from overnight.adapters.cloudflare.owed import DebtQueue, OwnIndex
 from overnight.adapters.cloudflare.polling import LookingWakeups
 from overnight.adapters.cloudflare.turns import Turns
-from overnight.ports import Clock, Wakeups
+from overnight.ports import Clock, StorageError, Wakeups
 from overnight.settings import Settings, SettingsError
+
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
 """How soon a worker hears of a cancel: the edge cannot call it."""
@@ -27,11 +30,13 @@ class EdgeParts:
     queue: DebtQueue
     wakeups: LookingWakeups
     keys: SecretKeys
+    refused: Callable[[], Awaitable[str]]
+    """Waits until the edge refuses this worker, and says why."""
 
 
 @contextlib.asynccontextmanager
 async def edge_parts(settings: Settings, own: Wakeups, clock: Clock) -> AsyncIterator[EdgeParts]:
-    """Raises SettingsError."""
+    """Raises SettingsError, and StorageError if the edge will not have this worker."""
     # Behind a function, because the official client is an extra that a worker on one machine need not have.
     try:
         queue = importlib.import_module("overnight.adapters.cloudflare.queue")
@@ -51,6 +56,7 @@ async def edge_parts(settings: Settings, own: Wakeups, clock: Clock) -> AsyncIte
         edge_documents(url, _given("OVERNIGHT_LEDGER_TOKEN", settings.ledger_token)) as documents,
         queue.cloudflare_queue(settings.cloudflare_api_url, token, address, clock) as pulled,
     ):
+        await _greet(documents)
         store = LedgerStore(documents, wakeups, clock, Turns(), index.note)
         try:
             yield EdgeParts(
@@ -59,9 +65,20 @@ async def edge_parts(settings: Settings, own: Wakeups, clock: Clock) -> AsyncIte
                 queue=DebtQueue(pulled, documents.ring, store, index, wakeups),
                 wakeups=wakeups,
                 keys=SecretKeys(settings.keys.get_secret_value() if settings.keys else None),
+                refused=documents.refused,
             )
         finally:
             await store.settle()
+
+
+async def _greet(documents: HttpDocuments) -> None:
+    """A worker that the edge refuses takes nothing; one that does not reach it waits. Raises EdgeRefused."""
+    try:
+        await documents.greet()
+    except EdgeRefused:
+        raise
+    except StorageError:
+        log.exception("the edge does not answer yet")
 
 
 def _given(name: str, value: SecretStr | str | None) -> str:

@@ -55,6 +55,8 @@ async def working(
         daemons = [tasks.create_task(_notifier(base).run())]
         if base.database is not None:
             daemons.append(tasks.create_task(_stop_on_failure(base.database, running)))
+        if base.refused is not None:
+            daemons.append(tasks.create_task(_stop_on_refusal(base.refused, running)))
         for seconds, act, what in _chores(base, agent, workspaces):
             tasks.create_task(every(seconds, act, what=what, leaving=leaving))
         loop = tasks.create_task(_work(base, agent, runner, running, idle_seconds))
@@ -194,4 +196,10 @@ async def _stop_on_failure(database: Database, running: Running) -> None:
     """A disk that failed a sync may have lost what it says it has: stop, and let a restart read the truth."""
     await database.failed()
     log.critical("the database cannot be written any more: stopping")
+    running.fail()
+
+
+async def _stop_on_refusal(refused: Callable[[], Awaitable[str]], running: Running) -> None:
+    """A worker that the edge does not know any more would only keep messages from those that it knows."""
+    log.critical("%s The worker stops; its jobs go on elsewhere.", await refused())
     running.fail()

@@ -28,7 +28,7 @@ OPTIONS = (
 
 
 class Message(Struct, frozen=True, kw_only=True):
-    """`timestamp` is in milliseconds. What is null may stand in the ledger all the same."""
+    """`timestamp` is when it is to ring, in milliseconds. What is null may stand in the ledger all the same."""
 
     job_id: str
     prompt: str | None
@@ -36,6 +36,11 @@ class Message(Struct, frozen=True, kw_only=True):
     callback_url: str | None
     timestamp: int
     options: dict[str, Any] | None = None
+
+    @property
+    def rings_at(self) -> float:
+        """In seconds; never before the time that it was made for, of which it has whole milliseconds only."""
+        return (self.timestamp + 1) / 1000
 
 
 class InvalidMessage(ValueError):
@@ -46,7 +51,7 @@ _decoder = msgspec.json.Decoder(Message)
 
 
 def message_of(job: Job, request: JobRequest) -> Message:
-    """The whole message, or as much of it as fits."""
+    """The whole message of a new job, or as much of it as fits."""
     whole = Message(
         job_id=job.job_id,
         prompt=request.prompt,

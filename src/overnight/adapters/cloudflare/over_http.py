@@ -1,5 +1,6 @@
 """The ledger over the edge's internal interface, for workers anywhere."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -8,8 +9,6 @@ import httpx
 import msgspec
 
 from overnight.adapters.cloudflare.documents import (
-    PROTOCOL,
-    PROTOCOL_HEADER,
     Batch,
     Bell,
     Document,
@@ -19,18 +18,23 @@ from overnight.adapters.cloudflare.documents import (
     text,
     written_answer,
 )
+from overnight.adapters.cloudflare.protocol import PROTOCOL, PROTOCOL_HEADER, why_not
 from overnight.ports import StorageBusy, StorageFailed
 
 T = TypeVar("T")
 
+HELLO = "/internal/ledger/hello"
 READ, WRITE, RING = "/internal/ledger/read", "/internal/ledger/write", "/internal/ledger/ring"
 TIMEOUT_SECONDS = 30.0
 BUSY = frozenset({429, 502, 503, 504})
+NOT_KNOWN = "The edge does not know the worker's ledger token: set OVERNIGHT_LEDGER_TOKEN as the edge has it."
 MEANINGS: Mapping[int, str] = {
-    401: "The edge does not know the worker's ledger token: set OVERNIGHT_LEDGER_TOKEN as the edge has it.",
     404: "The edge has no ledger under this address: look at OVERNIGHT_EDGE_URL.",
-    409: "Edge and worker speak different protocols: deploy both from the same version of overnight.",
 }
+
+
+class EdgeRefused(StorageFailed):
+    """The edge will not have this worker, today or later: its token is not known, or its version another."""
 
 
 class HttpDocuments:
@@ -38,6 +42,17 @@ class HttpDocuments:
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
+        self._refused = asyncio.Event()
+        self._why = ""
+
+    async def refused(self) -> str:
+        """Waits until the edge refuses this worker, and returns why."""
+        await self._refused.wait()
+        return self._why
+
+    async def greet(self) -> None:
+        """See whether the edge would have this worker. Raises EdgeRefused, StorageError."""
+        await self._post(HELLO, "", "")
 
     async def read(self, name: str, read: Read) -> Mapping[str, Document]:
         answer = await self._post(READ, name, text(read))
@@ -57,12 +72,25 @@ class HttpDocuments:
             answer = await self._client.post(path, params={"object": name}, content=body)
         except httpx.HTTPError as error:
             raise StorageFailed(f"The edge could not be reached ({type(error).__name__}).") from None
+        self._look(answer)
         if answer.status_code in BUSY:
             raise StorageBusy(f"The edge has no time (HTTP {answer.status_code}).")
-        if answer.status_code != httpx.codes.OK:
+        if not answer.is_success:
             meaning = MEANINGS.get(answer.status_code, "The edge could not do it; its log says why.")
             raise StorageFailed(f"{meaning} (HTTP {answer.status_code})")
         return answer.content
+
+    def _look(self, answer: httpx.Response) -> None:
+        """Raises EdgeRefused if no other answer is to be hoped for."""
+        why = None
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            why = NOT_KNOWN
+        elif answer.is_success or answer.status_code == httpx.codes.CONFLICT:
+            why = why_not(answer.headers.get(PROTOCOL_HEADER))
+        if why is not None:
+            self._why = why
+            self._refused.set()
+            raise EdgeRefused(why)
 
 
 @asynccontextmanager

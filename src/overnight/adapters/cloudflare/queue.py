@@ -55,7 +55,7 @@ class CloudflareQueue:
         self._pace = Pace()
 
     async def send(self, job_id: str, *, at: float) -> None:
-        ring = bell(job_id, timestamp=int(self._clock.now() * 1000))
+        ring = bell(job_id, timestamp=int(at * 1000))
         await _told(
             self._messages.push(
                 self._queue,

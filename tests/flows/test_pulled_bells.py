@@ -1,0 +1,102 @@
+"""A worker over a queue that counts how often a message was pulled, and gives up on those pulled too often."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from overnight.adapters.cloudflare.queue import QueueAddress, cloudflare_queue
+from overnight.domain.errors import ErrorCode
+from overnight.domain.job import Change, Job, Status, WaitingFor
+from overnight.domain.outcome import Ending, Outcome
+from overnight.domain.transitions import Decide
+from overnight.flows.run_job import TROUBLE_SECONDS
+from overnight.ports import StorageFailed
+from overnight.rehearsal.pull_queue import pull_queue_app
+from overnight.serving import listen, serving, url_of
+
+MAX_RETRIES = 2
+LONGEST_DELAY_SECONDS = 12 * 3600
+"""Of a message: a job that waits longer is rung for too early."""
+
+
+Dead = Callable[[], Awaitable[list[int]]]
+
+
+@pytest.fixture
+async def pull_url(world: Any) -> AsyncIterator[str]:
+    listener = listen("127.0.0.1", 0)
+    app = pull_queue_app("token", world.clock.now, max_retries=MAX_RETRIES)
+    async with serving(app, listener, grace_seconds=1.0):
+        yield url_of(listener)
+    listener.close()
+
+
+@pytest.fixture
+async def pulled(world: Any, pull_url: str) -> AsyncIterator[Any]:
+    """The world with the pull consumer for its queue."""
+    address = QueueAddress(account_id="a", queue_id="q")
+    async with cloudflare_queue(pull_url, "token", address, world.clock) as queue:
+        world.queue = queue
+        yield world
+
+
+@pytest.fixture
+def dead(pull_url: str) -> Dead:
+    """How often each dead letter was pulled."""
+
+    async def ask() -> list[int]:
+        headers = {"Authorization": "Bearer token"}
+        async with httpx.AsyncClient(base_url=pull_url, headers=headers, trust_env=False) as asking:
+            answer = await asking.get("/bridge/q/dead")
+        return [letter["attempts"] for letter in answer.json()["result"]["messages"]]
+
+    return ask
+
+
+async def test_a_job_that_waits_for_days_is_no_dead_letter(pulled: Any, agents: Any, dead: Dead) -> None:
+    job: Job = await pulled.submit()
+    days = MAX_RETRIES + 3
+    limited = Outcome(
+        ending=Ending.FAILED, code=ErrorCode.RATE_LIMITED, resume_at=pulled.clock.now() + days * 86400.0
+    )
+
+    async def until_then(*_: Any) -> Outcome:
+        return limited
+
+    await pulled.run_next(until_then)
+    waiting = await pulled.job(job.job_id)
+    assert waiting.waiting_for is WaitingFor.RATE_LIMIT
+    rung = 0
+    while pulled.clock.time + LONGEST_DELAY_SECONDS < waiting.available_at:
+        pulled.clock.time += LONGEST_DELAY_SECONDS
+        await pulled.run_next()
+        rung += 1
+    assert rung > MAX_RETRIES + 1
+    pulled.clock.time = waiting.available_at + 1  # delays are whole seconds
+    await pulled.run_next(agents.writes("a", "a", agents.done()))
+    assert (await pulled.job(job.job_id)).status is Status.COMPLETED
+    assert not await dead()
+
+
+async def test_a_job_that_no_worker_can_claim_is_tried_ever_more_seldom_and_then_a_dead_letter(
+    pulled: Any, monkeypatch: pytest.MonkeyPatch, dead: Dead
+) -> None:
+    job: Job = await pulled.submit()
+
+    async def fails(job_id: str, decide: Decide, **_: Any) -> Change:
+        raise StorageFailed("The ledger could not be reached.")
+
+    monkeypatch.setattr(pulled.store, "change", fails)
+    pause = TROUBLE_SECONDS
+    for _ in range(MAX_RETRIES + 1):
+        with pytest.raises(StorageFailed):
+            await pulled.run_next()
+        pulled.clock.time += pause - 1
+        assert await pulled.silence()
+        pulled.clock.time += 1
+        pause *= 2
+    assert await pulled.silence()
+    assert await dead() == [MAX_RETRIES + 1]
+    assert (await pulled.job(job.job_id)).status is Status.QUEUED
