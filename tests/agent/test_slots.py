@@ -87,8 +87,8 @@ async def test_a_place_of_the_machine_that_cannot_be_written_is_done_without(tmp
     machine = tmp_path / "machine"
     machine.mkdir()
     process = await asyncio.create_subprocess_exec(
-        *("/usr/bin/env", "unshare", "--mount", "/bin/sh", "-c", READ_ONLY, machine),
-        *(sys.executable, "-c", TAKE, str(BASE), tmp_path / "data" / "slots", machine),
+        *("/usr/bin/env", "unshare", "--mount", "/bin/sh", "-c", READ_ONLY, str(machine)),
+        *(sys.executable, "-c", TAKE, str(BASE), str(tmp_path / "data" / "slots"), str(machine)),
         env={"PATH": os.environ["PATH"]},
         stdout=asyncio.subprocess.PIPE,
     )

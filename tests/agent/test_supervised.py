@@ -95,8 +95,9 @@ class Supervised:
         environment = {processes.MARK: self.mark, "PATH": os.defpath}
         async with tier.network(self.workspace) as network:
             launcher = tier.launch(self.workspace, environment, files / "cli", network)
+            command: tuple[str | Path, ...] = (*parent, launcher)
             process = await asyncio.create_subprocess_exec(
-                *(*parent, launcher),
+                *command,
                 env={},
                 cwd=files,
                 stdin=asyncio.subprocess.DEVNULL,
