@@ -27,7 +27,7 @@ from overnight.domain.transitions import Note, checkpoint, finish, record, renew
 FLEET = Fleet()
 LIMITS = KeyLimits(max_queued=100, max_running=10, daily_budget_usd=100.0)
 CALLER = Caller(owner="alice", scopes=frozenset({Scope.SUBMIT}), key_id="ovn_alice", limits=LIMITS)
-DONE = Outcome(ending=Ending.DONE, result="done", session_cost_usd=0.1)
+DONE = Outcome(ending=Ending.DONE, result="done", cost_usd=0.1)
 SESSION, OTHER = "s", "t"
 
 

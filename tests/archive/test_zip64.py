@@ -10,15 +10,32 @@ from typing import BinaryIO
 import pytest
 
 from overnight.archive import Kind, Part, inspect, pack, unpack
+from overnight.archive.output import Range
 from overnight.archive.writer import EMPTY, Body, Head, ZipWriter, squeezed
 
 MIB = 1 << 20
 ZEROS = bytes(MIB)
 
 
+class Straight:
+    """The output of a pack, into a file and without a base."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+
+    def write(self, chunk: bytes) -> None:
+        self.file.write(chunk)
+
+    def copy(self, piece: Range) -> None:
+        raise AssertionError("there is no base")
+
+    def finish(self) -> None:
+        return None
+
+
 def test_more_entries_than_16_bits_count(tmp_path: Path) -> None:
     with (tmp_path / "a.zip").open("wb") as file:
-        writer = ZipWriter(file.write)
+        writer = ZipWriter(Straight(file))
         for number in range(66_000):
             writer.add(Head(str(number), Kind.DIRECTORY, 0o755, 0), EMPTY)
         writer.finish()
@@ -27,17 +44,14 @@ def test_more_entries_than_16_bits_count(tmp_path: Path) -> None:
         assert len(archive.infolist()) == 66_000
 
 
-class Holes:
-    """A file in which blocks of zeros become holes, so that 5 GiB cost nothing."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+class Holes(Straight):
+    """Blocks of zeros become holes, so that 5 GiB cost nothing."""
 
     def write(self, chunk: bytes) -> None:
         if chunk is ZEROS:
-            self._file.seek(len(chunk), 1)
+            self.file.seek(len(chunk), 1)
         else:
-            self._file.write(chunk)
+            self.file.write(chunk)
 
 
 def zeros(count: int) -> Iterator[bytes]:
@@ -48,7 +62,7 @@ def zeros(count: int) -> Iterator[bytes]:
 def test_sizes_and_offsets_over_4_gib(tmp_path: Path) -> None:
     size = 5 << 30
     with (tmp_path / "a.zip").open("wb") as file:
-        writer = ZipWriter(Holes(file).write)
+        writer = ZipWriter(Holes(file))
         writer.add(Head("hole", Kind.FILE, 0o644, 0), Body(0, 0, size, size, zeros(size >> 20)))
         writer.add(Head("behind", Kind.FILE, 0o644, 0), squeezed(b"behind"))
         writer.finish()
@@ -63,7 +77,7 @@ def test_more_files_than_16_bits_count_are_restored(tmp_path: Path) -> None:
     """70,000 of them, each with content of its own, in 100 directories without entries."""
     contents = {f"d{number % 100}/{number}": b"%d" % number for number in range(70_000)}
     with (tmp_path / "a.zip").open("wb") as file:
-        writer = ZipWriter(file.write)
+        writer = ZipWriter(Straight(file))
         for name in sorted(contents):
             writer.add(Head(name, Kind.FILE, 0o644, 0), squeezed(contents[name]))
         writer.finish()
