@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from overnight.adapters.cloudflare.owed import OwnIndex
 from overnight.adapters.memory_archives import MemoryArchives
 from overnight.domain.errors import ErrorCode, SessionNotFound
 from overnight.domain.job import Session
@@ -129,6 +130,13 @@ async def test_every_session_has_its_turn_in_the_end(world: Any, agents: Any) ->
     assert len(await names(world, sessions[0])) == 2
     await housekeeping.once()
     assert [len(await names(world, session_id)) for session_id in sessions] == [1] * len(sessions)
+
+
+async def test_without_a_list_of_sessions_the_rest_is_done(world: Any) -> None:
+    place = world.data / "unsaved" / f"{world.entropy.session_id()}.{world.entropy.job_id()}.1"
+    place.mkdir(parents=True)
+    await replace(world.housekeeping(), index=OwnIndex(), walks=False).once()
+    assert not place.exists()
 
 
 async def test_an_erasure_deletes_what_is_kept_on_this_machine(

@@ -347,8 +347,9 @@ async def _clean_up(workspace: Workspace, mark: str) -> None:
         await asyncio.to_thread(shutil.rmtree, root / RUN_DIRECTORY, ignore_errors=True)
         await asyncio.to_thread(processes.forget, root)
     if workspace.owner is not None:
-        # What is kept here must not be found by the user's next run.
-        await asyncio.to_thread(root.chmod, 0o700)
+        # What is kept here must not be found by the user's next run. It may be gone: a sweep that took the job back.
+        with contextlib.suppress(FileNotFoundError):
+            await asyncio.to_thread(root.chmod, 0o700)
 
 
 def _uid(workspace: Workspace) -> int | None:

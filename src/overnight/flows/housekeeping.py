@@ -19,19 +19,24 @@ SESSIONS_AT_ONCE = 20
 
 @dataclass(slots=True, kw_only=True)
 class Housekeeping:
-    """`cursor` is where the walk over all sessions goes on next time; None: at the newest."""
+    """`cursor` is where the walk over all sessions goes on next time; None: at the newest.
+
+    Not `walks`: there is no list of them, as at an edge. A session is tidied at the end of its jobs alone then.
+    """
 
     store: JobStore
     index: JobIndex
     archives: ArchiveStore
     kept: KeptHere
     retention: Retention
+    walks: bool = True
     cursor: str | None = None
 
     async def once(self) -> None:
         await self._finish_erasures()
         await self._delete_what_is_kept_of_the_gone()
-        await self._tidy_some_sessions()
+        if self.walks:
+            await self._tidy_some_sessions()
 
     async def _finish_erasures(self) -> None:
         for session_id in await self.index.erasing():

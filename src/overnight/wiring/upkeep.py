@@ -15,10 +15,21 @@ def retention_of(settings: Settings, store: JobStore, archives: ArchiveStore, cl
 
 
 def housekeeping_of(
-    settings: Settings, store: JobStore, index: JobIndex, archives: ArchiveStore, retention: Retention
+    settings: Settings,
+    store: JobStore,
+    index: JobIndex,
+    archives: ArchiveStore,
+    retention: Retention,
+    *,
+    walks: bool,
 ) -> Housekeeping:
     return Housekeeping(
-        store=store, index=index, archives=archives, kept=KeptHere(settings.data), retention=retention
+        store=store,
+        index=index,
+        archives=archives,
+        kept=KeptHere(settings.data),
+        retention=retention,
+        walks=walks,
     )
 
 

@@ -76,7 +76,10 @@ def _chores(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Iterator[
     yield sweep_pause, _sweep(base, agent, workspaces).once, "the sweep"
     yield books_pause, base.budgets.refresh, "the reading of the books"
     yield CACHE_SECONDS, base.keys.refresh, "the reading of the keys"
-    kept = housekeeping_of(base.settings, base.store, base.index, base.archives, _retention(base))
+    has_list = base.database is not None
+    kept = housekeeping_of(
+        base.settings, base.store, base.index, base.archives, _retention(base), walks=has_list
+    )
     yield HOUSEKEEPING_PAUSE, kept.once, "the housekeeping"
     if base.history is not None and base.settings.job_retention_days:
         seconds = base.settings.job_retention_days * 86_400
