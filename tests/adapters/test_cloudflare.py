@@ -23,7 +23,7 @@ from overnight.adapters.cloudflare.messages import (
 )
 from overnight.adapters.cloudflare.owed import OwnIndex
 from overnight.adapters.cloudflare.owners import Owners
-from overnight.adapters.cloudflare.polling import LookingWakeups
+from overnight.adapters.cloudflare.polling import LookingWakeups, Pace
 from overnight.adapters.memory import MemoryWakeups
 from overnight.adapters.system import SystemClock, SystemEntropy
 from overnight.domain.delivery import owe
@@ -184,11 +184,17 @@ class TestWakeups:
             assert await subscription.wait(10.0)
             assert not await subscription.wait(0.001)
 
-    async def test_what_this_process_writes_wakes_at_once(self) -> None:
+    async def test_what_this_process_owes_wakes_at_once(self) -> None:
+        wakeups = LookingWakeups(MemoryWakeups(), 60.0)
+        with wakeups.subscribe("deliveries") as subscription:
+            wakeups.announce("job:1", "deliveries")
+            assert await subscription.wait(0.0)
+
+    async def test_what_this_process_writes_of_a_job_makes_nobody_look(self) -> None:
         wakeups = LookingWakeups(MemoryWakeups(), 60.0)
         with wakeups.subscribe("job:1") as subscription:
             wakeups.announce("job:1")
-            assert await subscription.wait(0.0)
+            assert not await subscription.wait(0.0)
 
 
 async def test_a_worker_knows_what_it_owes_until_it_is_delivered(entropy: SystemEntropy) -> None:
@@ -241,3 +247,24 @@ class FixedClock:
 
     def now(self) -> float:
         return self._now
+
+
+class TestPace:
+    def test_a_waiter_that_waits_again_and_again_asks_ever_more_seldom(self) -> None:
+        pace, now, asked = Pace(), 0.0, []
+        while now <= 60.0:
+            asked.append(now)
+            pace.looked(now, found=False)
+            now += pace.left(now)
+        assert asked[:8] == [0.0, 0.25, 0.75, 1.75, 3.75, 7.75, 12.75, 17.75]
+        assert asked[-1] - asked[-2] == 5.0
+        assert len(asked) == 16
+
+    def test_what_was_found_makes_it_ask_at_once(self) -> None:
+        pace = Pace()
+        for now in (0.0, 0.25, 0.75):
+            pace.looked(now, found=False)
+        pace.looked(2.0, found=True)
+        assert pace.left(2.0) == 0.0
+        pace.looked(2.0, found=False)
+        assert pace.left(2.0) == 0.25

@@ -124,8 +124,10 @@ class Ledger:
     def __init__(self) -> None:
         self.spent: dict[int, float] = {}
         self.running: set[tuple[str, int]] = set()
+        self.read: list[str] = []
 
     async def books(self, owner: str, *, day: int) -> Books:
+        self.read.append(owner)
         return Books(spent_usd=self.spent.get(day, 0.0), running=frozenset(self.running))
 
     async def held(self, owner: str, *, limit: int) -> list[str]:
@@ -164,6 +166,18 @@ async def test_runs_of_an_owner_share_what_the_day_has_left(world: Any) -> None:
 async def test_a_key_without_a_budget_is_never_out_of_money(world: Any) -> None:
     async with Budgets(Ledger(), world.clock).opened(order("a", budget=None)) as left:
         assert left(1e9) is None
+
+
+async def test_the_books_are_read_for_those_only_whose_runs_they_hold(world: Any) -> None:
+    """Where the books are in a ledger each look is paid for."""
+    ledger = Ledger()
+    budgets = Budgets(ledger, world.clock)
+    async with budgets.opened(order("a", budget=None)), budgets.opened(order("b", owner="bob")):
+        ledger.read = []
+        await budgets.refresh()
+    await budgets.refresh()
+    await budgets.refresh()
+    assert ledger.read == ["bob", "bob"]
 
 
 async def test_what_a_run_has_used_counts_once_before_and_after_it_is_in_the_books(world: Any) -> None:

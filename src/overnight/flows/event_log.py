@@ -1,9 +1,9 @@
 """The events of one run on their way to the store: numbered there, written in small batches."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from typing import Any
 
 from overnight.domain.errors import Refused
@@ -15,21 +15,30 @@ from overnight.ports import Clock, JobStore, StorageError
 log = logging.getLogger(__name__)
 
 GATHER_SECONDS = 0.05
-"""A batch waits so long for company: watchers see a message within it, and a burst is one transaction."""
+"""A batch waits so long for company: watchers see a message within it, and a burst is one transaction. Where each
+transaction is paid for it waits longer."""
 RETRY_SECONDS = 1.0
 LAST_TRIES = 5
 """At its end a run does not wait for ever to write its last events: its outcome matters more."""
 
 
 class EventLog:
-    def __init__(self, store: JobStore, clock: Clock, job: Job, redactor: Redactor) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        clock: Clock,
+        job: Job,
+        redactor: Redactor,
+        gather_seconds: float = GATHER_SECONDS,
+    ) -> None:
         self._store = store
         self._clock = clock
         self._job = job
         self._redactor = redactor
+        self._gather_seconds = gather_seconds
         self._notes: list[Note] = []
         self._some = asyncio.Event()
-        self._closed = False
+        self._closing = asyncio.Event()
 
     def emit(self, kind: str, data: Mapping[str, Any]) -> None:
         """Note something that happened now, without secrets. Never blocks; it is durable after the next flush."""
@@ -48,21 +57,22 @@ class EventLog:
             self._notes = notes + self._notes
             raise
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def flowing(self) -> AsyncIterator[None]:
         """Flush in the background while the block runs, and once more at its end."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._flow())
             yield
-            self._closed = True
+            self._closing.set()
             self._some.set()
 
     async def _flow(self) -> None:
         failures = 0
-        while not self._closed or (self._notes and failures < LAST_TRIES):
+        while not self._closing.is_set() or (self._notes and failures < LAST_TRIES):
             await self._some.wait()
-            if not self._closed:
-                await asyncio.sleep(GATHER_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._gather_seconds):
+                    await self._closing.wait()
             try:
                 await self.flush()
             except Refused:

@@ -27,6 +27,7 @@ class _Account:
 
     owner: str
     attempt: tuple[str, int]
+    budgeted: bool
     used: float = 0.0
     is_open: bool = True
 
@@ -46,20 +47,22 @@ class Budgets:
     @asynccontextmanager
     async def opened(self, order: RunOrder) -> AsyncIterator[Left]:
         """While a run lasts. Raises StorageError."""
-        account = _Account(order.owner, (order.job_id, order.attempt))
+        budgeted = bool(order.owner) and order.daily_budget_usd is not None
+        account = _Account(order.owner, (order.job_id, order.attempt), budgeted)
         self._accounts.append(account)
         try:
-            if order.owner and order.daily_budget_usd is not None:
+            if budgeted:
                 await self._read(order.owner)
             yield lambda used: self._left(account, order.daily_budget_usd, used)
         finally:
             account.is_open = False
 
     async def refresh(self) -> None:
-        """Read the books of those who have runs here. Raises StorageError."""
-        for owner in {account.owner for account in self._accounts if account.owner}:
+        """Read the books of those who have runs here that they hold. Raises StorageError."""
+        held = {account.owner for account in self._accounts if account.budgeted}
+        for owner in held:
             await self._read(owner)
-        self._accounts = [account for account in self._accounts if account.owner or account.is_open]
+        self._accounts = [account for account in self._accounts if account.owner in held or account.is_open]
 
     async def _read(self, owner: str) -> None:
         books = await self._owners.books(owner, day=day_of(self._clock.now()))

@@ -35,7 +35,7 @@ from overnight.domain.transitions import requeue, returns_at, start
 from overnight.flows.attempt import Attempt
 from overnight.flows.bells import ring
 from overnight.flows.checkpoint import Checkpoints
-from overnight.flows.event_log import EventLog
+from overnight.flows.event_log import GATHER_SECONDS, EventLog
 from overnight.flows.finishing import Finisher
 from overnight.flows.judging import judged
 from overnight.flows.lease import Holder, RunStop, StopReason
@@ -81,6 +81,7 @@ class Runner:
     retention: Retention
     lease_seconds: float
     checkpoint_seconds: float = 0.0
+    gather_seconds: float = GATHER_SECONDS
     archives_are_shared: bool = False
     """Workers on other machines have the same archive store: what goes back to the queue may go on there."""
     let_in: LetIn = nobody
@@ -162,7 +163,7 @@ class Runner:
 
     def _begun(self, claimed: Change, stop: RunStop) -> Attempt:
         job, session = claimed.job, claimed.session
-        events = EventLog(self.store, self.clock, job, self.redactor)
+        events = EventLog(self.store, self.clock, job, self.redactor, self.gather_seconds)
         checkpoints = Checkpoints(
             store=self.store,
             workspaces=self.workspaces,

@@ -10,6 +10,7 @@ from overnight.adapters.sqlite.database import Database
 from overnight.adapters.webhooks import WebhookSender
 from overnight.agent.run import ClaudeAgent
 from overnight.domain.signature import parse_secret
+from overnight.flows.event_log import GATHER_SECONDS
 from overnight.flows.finishing import Finisher
 from overnight.flows.keyring import CACHE_SECONDS
 from overnight.flows.lease import Holder
@@ -35,6 +36,9 @@ LONGEST_SWEEP_PAUSE = 1.0
 """A lapsed lease is seen by one sweep and taken back by the next: a lost job runs again two seconds later."""
 EDGE_SWEEP_PAUSE = 30.0
 """A worker of an edge has only its own leftovers to clear; lost jobs are the ledger's alarm's."""
+EDGE_BOOKS_PAUSE = 10.0
+EDGE_GATHER_SECONDS = 1.0
+"""There each look and each write is paid for (docs/decisions/0096)."""
 
 
 @contextlib.asynccontextmanager
@@ -62,11 +66,11 @@ async def working(
 
 
 def _chores(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Iterator[Chore]:
-    sweep_pause = min(base.settings.lease_seconds / 3, LONGEST_SWEEP_PAUSE)
+    sweep_pause, books_pause = min(base.settings.lease_seconds / 3, LONGEST_SWEEP_PAUSE), BOOKS_SECONDS
     if base.database is None:
-        sweep_pause = EDGE_SWEEP_PAUSE
+        sweep_pause, books_pause = EDGE_SWEEP_PAUSE, EDGE_BOOKS_PAUSE
     yield sweep_pause, _sweep(base, agent, workspaces).once, "the sweep"
-    yield BOOKS_SECONDS, base.budgets.refresh, "the reading of the books"
+    yield books_pause, base.budgets.refresh, "the reading of the books"
     yield CACHE_SECONDS, base.keys.refresh, "the reading of the keys"
     kept = housekeeping_of(base.settings, base.store, base.index, base.archives, _retention(base))
     yield HOUSEKEEPING_PAUSE, kept.once, "the housekeeping"
@@ -121,6 +125,7 @@ def _runner(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Runner:
         retention=_retention(base),
         lease_seconds=settings.lease_seconds,
         checkpoint_seconds=settings.checkpoint_seconds,
+        gather_seconds=GATHER_SECONDS if base.database is not None else EDGE_GATHER_SECONDS,
         archives_are_shared=chosen_archives(settings) != "directory",
         let_in=_letting_in(base),
     )

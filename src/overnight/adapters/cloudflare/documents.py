@@ -91,7 +91,10 @@ class Documents(Protocol):
         ...
 
     async def write(self, name: str, batch: Batch) -> bool:
-        """Durable on return. False: a version was another, and nothing was written."""
+        """Durable on return. False: a version was another, and nothing was written.
+
+        A put raises the version of a document that is there by one; that of a new one is none that it had before.
+        """
         ...
 
 

@@ -1,19 +1,28 @@
 """The truth in Durable Objects, one for each session: every rule is in `decide`, which runs here.
 
 A change reads the documents it is about with their versions, decides, and writes a batch that counts on these
-versions; if another was faster, it reads and decides again.
+versions; if another was faster, it reads and decides again. Those of a running job it remembers (`memory.py`).
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from overnight.adapters.cloudflare import codec
+from overnight.adapters.cloudflare.changes import (
+    Found,
+    documents_of,
+    rings_of,
+    session_in,
+    snapshot_in,
+    version_in,
+)
 from overnight.adapters.cloudflare.claims import Claims
 from overnight.adapters.cloudflare.codec import Route
 from overnight.adapters.cloudflare.documents import ABSENT, Batch, Document, Documents, Read, Span
+from overnight.adapters.cloudflare.memory import Memory, as_written
 from overnight.adapters.cloudflare.owners import Owners
 from overnight.adapters.cloudflare.routes import Routes
 from overnight.adapters.cloudflare.turns import InTurn
@@ -27,6 +36,7 @@ from overnight.domain.job import (
     JobRequest,
     Session,
     Snapshot,
+    Status,
 )
 from overnight.domain.standing import Check
 from overnight.domain.transitions import Admit, Decide
@@ -43,7 +53,6 @@ PAGE = 500
 """Documents that one look of an erasure lists."""
 
 T = TypeVar("T")
-Found = Mapping[str, Document]
 
 
 class LedgerStore:
@@ -69,6 +78,7 @@ class LedgerStore:
         self._routes = Routes(documents)
         self._claims = Claims(documents, clock)
         self._owners = Owners(documents, clock)
+        self._running: Memory[Found] = Memory()
         self._calls: set[asyncio.Task[Any]] = set()
 
     async def books(self, owner: str, *, day: int) -> Books:
@@ -99,7 +109,7 @@ class LedgerStore:
 
     async def snapshot(self, job_id: str) -> Snapshot:
         name, key = await self._place(job_id), codec.JOBS + job_id
-        return _snapshot(await self._documents.read(name, Read(keys=[codec.SESSION, key])), job_id)
+        return snapshot_in(await self._documents.read(name, Read(keys=[codec.SESSION, key])), job_id)
 
     async def request(self, job_id: str) -> JobRequest:
         name, key = await self._place(job_id), codec.REQUESTS + job_id
@@ -115,7 +125,7 @@ class LedgerStore:
 
     async def session(self, session_id: str) -> Session:
         found = await self._documents.read(codec.session_object(session_id), Read(keys=[codec.SESSION]))
-        session = _session(found)
+        session = session_in(found)
         if session is None or session.erased_at is not None:
             raise SessionNotFound("no such session")
         return session
@@ -164,7 +174,7 @@ class LedgerStore:
                 if known is not None and known.replay is not None:
                     return Created(change=_as_it_is(known.replay), replayed=True)
                 found = await self._documents.read(name, Read(keys=[codec.SESSION]))
-                change = admit(_session(found))
+                change = admit(session_in(found))
                 version = known.version if known is not None else ABSENT
                 if idempotency and not await self._claims.take(idempotency, change.job, version=version):
                     continue
@@ -211,40 +221,65 @@ class LedgerStore:
     ) -> bool:
         job_id = change.job.job_id
         await self._routes.lay(Route(change.session.session_id, job_id), [job_id])
-        put = _documents(change) | {codec.REQUESTS + job_id: codec.encode(request)}
+        put = documents_of(change) | {codec.REQUESTS + job_id: codec.encode(request)}
         if idempotency is not None:
             put[codec.CLAIMS + job_id] = codec.claim_object(idempotency)
-        expect = {codec.SESSION: _version(found, codec.SESSION), codec.JOBS + job_id: ABSENT}
-        return await self._documents.write(name, Batch(expect=expect, put=put, rings=_rings(change)))
+        expect = {codec.SESSION: version_in(found, codec.SESSION), codec.JOBS + job_id: ABSENT}
+        return await self._documents.write(name, Batch(expect=expect, put=put, rings=rings_of(change)))
 
     async def _change(self, job_id: str, decide: Decide, check: Check | None) -> Change:
         name, key = await self._place(job_id), codec.JOBS + job_id
         async with self._in_turn(name):
+            changed = await self._by_memory(name, job_id, decide) if check is None else None
+            if changed is not None:
+                return changed
             for number in range(TRIES):
                 await _pause(number)
                 found = await self._documents.read(name, Read(keys=[codec.SESSION, key]))
-                before = _snapshot(found, job_id)
+                before = snapshot_in(found, job_id)
                 change = decide(before.job, before.session)
                 if change is None:
                     return _as_it_is(before)
                 if check is not None:
                     await self._owners.reserve(change.job, check)
                 if await self._write_change(name, found, change, before):
-                    await self._owners.follow(before.job, change.job, reserved=check is not None)
-                    self._announce(change)
-                    return replace(change, rings=())
+                    return await self._made(before, change, reserved=check is not None)
         raise _too_busy()
+
+    async def _by_memory(self, name: str, job_id: str, decide: Decide) -> Change | None:
+        """Change a job that this process runs without asking for it. None: what is remembered does not do."""
+        found = self._running.recall(job_id)
+        if found is None:
+            return None
+        before = snapshot_in(found, job_id)
+        try:
+            change = decide(before.job, before.session)
+        except Refused:
+            return None
+        if change is None or not await self._write_change(name, found, change, before):
+            return None
+        return await self._made(before, change, reserved=False)
+
+    async def _made(self, before: Snapshot, change: Change, *, reserved: bool) -> Change:
+        await self._owners.follow(before.job, change.job, reserved=reserved)
+        self._announce(change)
+        return replace(change, rings=())
 
     async def _write_change(self, name: str, found: Found, change: Change, before: Snapshot) -> bool:
         job_id = change.job.job_id
         await self._routes.lay(
             Route(change.session.session_id, job_id), [owed.delivery_id for owed in change.deliveries]
         )
-        put = _documents(change)
+        put = documents_of(change)
         if change.session == before.session:
             del put[codec.SESSION]
-        expect = {key: _version(found, key) for key in (codec.SESSION, codec.JOBS + job_id)}
-        return await self._documents.write(name, Batch(expect=expect, put=put, rings=_rings(change)))
+        expect = {key: version_in(found, key) for key in (codec.SESSION, codec.JOBS + job_id)}
+        batch = Batch(expect=expect, put=put, rings=rings_of(change))
+        self._running.forget(job_id)  # until it is sure what was written
+        written = await self._documents.write(name, batch)
+        if written and change.job.status is Status.PROCESSING:
+            self._running.keep(job_id, as_written(found, batch))
+        return written
 
     async def _change_session(self, session_id: str, decide: Callable[[Session | None], Session]) -> Session:
         name = codec.session_object(session_id)
@@ -252,7 +287,7 @@ class LedgerStore:
             for number in range(TRIES):
                 await _pause(number)
                 found = await self._documents.read(name, Read(keys=[codec.SESSION]))
-                session = decide(_session(found))
+                session = decide(session_in(found))
                 if await self._put(name, found, codec.SESSION, codec.encode(session)):
                     return session
         raise _too_busy()
@@ -279,7 +314,7 @@ class LedgerStore:
         raise _too_busy()
 
     async def _put(self, name: str, found: Found, key: str, body: str) -> bool:
-        return await self._documents.write(name, Batch(expect={key: _version(found, key)}, put={key: body}))
+        return await self._documents.write(name, Batch(expect={key: version_in(found, key)}, put={key: body}))
 
     async def _erase(self, session_id: str) -> None:
         """The keys and routes go first: what a crash leaves, the next erasure still finds in the object."""
@@ -289,7 +324,7 @@ class LedgerStore:
         job_ids = [key.removeprefix(codec.JOBS) for key in await self._all(name, codec.JOBS)]
         owed = [key.rpartition(":")[2] for key in await self._all(name, codec.DELIVERIES)]
         await self._routes.forget([*job_ids, *owed])
-        session = _session(await self._documents.read(name, Read(keys=[codec.SESSION])))
+        session = session_in(await self._documents.read(name, Read(keys=[codec.SESSION])))
         if session is not None:
             await self._owners.forget(session.owner, job_ids)
         erased = [
@@ -332,35 +367,6 @@ class LedgerStore:
             self._owed(deliveries)
         if any(delivery.status is DeliveryStatus.OWED for delivery in deliveries):
             self._wakeups.announce("deliveries")
-
-
-def _documents(change: Change) -> dict[str, str]:
-    job = change.job
-    events = {codec.event_key(job.job_id, event.seq): codec.encode(event) for event in change.events}
-    deliveries = {
-        codec.delivery_key(job.job_id, owed.delivery_id): codec.encode(owed) for owed in change.deliveries
-    }
-    own = {codec.JOBS + job.job_id: codec.encode(job), codec.SESSION: codec.encode(change.session)}
-    return own | events | deliveries
-
-
-def _rings(change: Change) -> dict[str, float]:
-    return {bell.job_id: bell.at for bell in change.rings}
-
-
-def _session(found: Found) -> Session | None:
-    return codec.decode(Session, found[codec.SESSION].body) if codec.SESSION in found else None
-
-
-def _snapshot(found: Found, job_id: str) -> Snapshot:
-    session, document = _session(found), found.get(codec.JOBS + job_id)
-    if session is None or document is None or document.body == codec.ABANDONED:
-        raise JobNotFound("no such job")
-    return Snapshot(job=codec.decode(Job, document.body), session=session)
-
-
-def _version(found: Found, key: str) -> int:
-    return found[key].version if key in found else ABSENT
 
 
 def _as_it_is(snapshot: Snapshot) -> Change:

@@ -1,0 +1,130 @@
+"""What a ledger asks and writes for each step of a job, and that what it remembers is never believed alone."""
+
+from collections.abc import Mapping
+
+import pytest
+from bench.counted import Counts
+from bench.story import Story, told
+
+from overnight.adapters.cloudflare import codec
+from overnight.adapters.cloudflare.documents import Batch, Document, Read
+from overnight.adapters.cloudflare.ledger import LedgerStore
+from overnight.adapters.cloudflare.polling import PollingWakeups
+from overnight.adapters.cloudflare.turns import no_turns
+from overnight.domain.errors import JobNotFound, StaleAttempt
+from overnight.domain.job import Status
+from overnight.domain.retry import RetryPolicy
+from overnight.domain.transitions import Note, cancel, lapse, record
+from overnight.ports import StorageFailed
+
+MOST = {
+    "accept": (5, 10),
+    "claim": (8, 4),
+    "a bell in vain": (3, 0),
+    "renew": (1, 1),
+    "write of events": (1, 2),
+    "two events": (1, 3),
+    "checkpoint": (1, 2),
+    "alarm": (1, 1),
+    "waiting alarm": (1, 1),
+    "finish": (9, 8),
+    "webhook": (5, 2),
+}
+"""Requests to objects, and rows written. More of either makes every job dearer (docs/explain/scale.md)."""
+
+
+@pytest.mark.parametrize("step", MOST)
+def test_a_step_costs_no_more_than_it_did(step: str) -> None:
+    spent = told()[step]
+    assert (spent.reads + spent.writes + spent.inner, spent.rows_written) == MOST[step]
+
+
+def test_the_story_has_no_other_steps() -> None:
+    assert set(told()) == set(MOST)
+
+
+def test_a_job_is_mirrored_three_times_and_rings_without_the_worker() -> None:
+    mirrored = {step for step, spent in told().items() if spent.kv_writes}
+    assert mirrored == {"accept", "claim", "finish"}
+    assert {step for step, spent in told().items() if spent.bells} == {"accept", "finish", "waiting alarm"}
+
+
+@pytest.fixture
+async def story() -> Story:
+    """A job that runs, with what its worker remembers of it."""
+    made = Story()
+    await made.accept("job")
+    await made.claim("job")
+    return made
+
+
+async def cost(story: Story, step: str, *args: object) -> Counts:
+    await story.counted(step, lambda: getattr(story, step)("job", *args))
+    return story.costs[step]
+
+
+async def test_what_another_has_written_is_seen_by_the_next_write(story: Story) -> None:
+    await story.front.change("job", cancel(now=story.clock.now(), delivery_id="msg"))
+    told = await story.worker.change("job", record([Note("agent.text", 1.0, {})], attempt=1))
+    assert told.job.cancel_requested_at is not None
+    assert [event.seq for event in await story.worker.events("job")] == [1, 2, 3, 4]
+
+
+async def test_a_worker_that_has_lost_its_job_changes_nothing(story: Story) -> None:
+    taken = lapse(
+        attempt=1,
+        now=story.clock.now(),
+        policy=RetryPolicy(),
+        chance=0.0,
+        delivery_id="msg",
+        worker_is_dead=True,
+    )
+    await story.front.change("job", taken)
+    with pytest.raises(StaleAttempt):
+        await story.renew("job")
+    assert (await story.worker.snapshot("job")).job.status is Status.QUEUED
+
+
+async def test_a_session_that_was_erased_elsewhere_is_gone(story: Story) -> None:
+    await story.front.erase("s")
+    with pytest.raises(JobNotFound):
+        await story.renew("job")
+    assert await story.worker.deliveries("job") == []
+    assert await story.worker.events("job") == []
+
+
+class Deaf:
+    """The port `Documents`, whose next answer to a write is lost."""
+
+    def __init__(self, story: Story) -> None:
+        self._edge = story.edge
+        self.deaf = False
+
+    async def read(self, name: str, read: Read) -> Mapping[str, Document]:
+        return await self._edge.read(name, read)
+
+    async def write(self, name: str, batch: Batch) -> bool:
+        written = await self._edge.write(name, batch)
+        if self.deaf and name == codec.session_object("s"):
+            self.deaf = False
+            raise StorageFailed("the answer is lost")
+        return written
+
+
+async def test_after_a_write_of_which_nobody_knows_the_ledger_is_asked(story: Story) -> None:
+    documents = Deaf(story)
+    story.worker = LedgerStore(documents, PollingWakeups(1.0), story.clock, no_turns)
+    await story.renew("job")
+    documents.deaf = True
+    with pytest.raises(StorageFailed):
+        await story.tell("job", 1)
+    await story.tell("job", 1)
+    assert [event.seq for event in await story.worker.events("job")] == [1, 2, 3, 4]
+    assert (await cost(story, "renew")).requests == 1
+
+
+async def test_a_job_that_ran_long_ago_is_remembered_no_more(story: Story) -> None:
+    assert (await cost(story, "renew")).requests == 1
+    await story.finish("job")
+    with pytest.raises(StaleAttempt):
+        await story.renew("job")
