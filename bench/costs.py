@@ -1,15 +1,16 @@
 """What a job costs on Cloudflare and Supabase, by counted operations and listed prices.
 
-`bench/scale_page.py` makes tables of it. Operations were counted in the code of the edge (`edge/` and its adapters,
-as of its commit 82e357b): a call of a worker to the ledger is one request to the Worker and one to an object; a
-document that is put is two rows, itself and its key's index; a batch is one more.
+`bench/scale_page.py` makes tables of it. Operations of the ledger are counted while it makes them (`bench/story.py`);
+those of the queue and of callers are written here.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 
 from bench.simulation.plan import Fleet
-from bench.simulation.worker import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, WAIT_SECONDS
+from bench.story import told
+
+from overnight.adapters.cloudflare.polling import LONGEST_PAUSE_SECONDS
 
 MONTH_SECONDS = 30 * 86400
 MILLION = 1e6
@@ -20,6 +21,8 @@ WORKER_CPU_MS = 10.0
 RENEW_SECONDS = Fleet().lease_seconds / 3
 TEND_SECONDS = Fleet().tend_seconds
 CHECKPOINT_SECONDS = 60.0
+GATHER_SECONDS, BOOKS_SECONDS = 1.0, 10.0
+"""Of a worker of an edge (`wiring/work.py`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +47,8 @@ class Usage:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """A kind of job. `follows`: the share that waits for an earlier job of its session; `cold`: the share that fetches
-    its session's archive; `asked`: how often its caller asks for its status."""
+    its session's archive; `budgeted`: the share whose key has a budget of a day; `asked`: how often its caller asks
+    for its status."""
 
     name: str
     seconds: float
@@ -53,6 +57,7 @@ class Work:
     follows: float = 0.3
     calls_back: float = 0.5
     cold: float = 0.5
+    budgeted: float = 0.5
     asked: int = 10
 
 
@@ -64,11 +69,6 @@ WORKS = (
 USUAL = WORKS[1]
 
 
-def ledger(calls: float, *, rows: float) -> Usage:
-    """Calls of a worker, each by way of the Worker to an object."""
-    return Usage(worker_requests=calls, object_requests=calls, rows_written=rows)
-
-
 @dataclass(frozen=True, slots=True)
 class Step:
     name: str
@@ -77,62 +77,89 @@ class Step:
     times: Callable[[Work], float]
 
 
+def by_edge(step: str, *, worker_requests: float = 0, queue_operations: float = 0) -> Usage:
+    """What was counted of a step that the edge makes itself."""
+    spent = told()[step]
+    return Usage(
+        worker_requests=worker_requests,
+        object_requests=spent.requests + spent.inner,
+        rows_written=spent.rows_written,
+        queue_operations=queue_operations,
+        kv_writes=spent.kv_writes,
+    )
+
+
+def by_worker(step: str, *, queue_operations: float = 0) -> Usage:
+    """What was counted of a step of a worker, each of whose calls goes by way of the Worker to an object."""
+    return by_edge(step, worker_requests=told()[step].requests, queue_operations=queue_operations)
+
+
+def writes_of(work: Work, gather_seconds: float = GATHER_SECONDS) -> float:
+    """Of its events, if they come at random: those of `gather_seconds` after the first are in one write."""
+    return work.events / (1 + gather_seconds * work.events / work.seconds)
+
+
+ONE_MORE_EVENT = Usage(
+    rows_written=told()["two events"].rows_written - told()["write of events"].rows_written
+)
+
 STEPS = (
     Step(
         "accept",
-        "session, owner (read, write), route, session with job, event and request; alarm; mirror",
-        Usage(worker_requests=1, object_requests=5, rows_written=18, kv_writes=1),
-        lambda _: 1,
-    ),
-    Step(
-        "ring",
-        "the edge reads job and request, each by its route; one message",
-        Usage(object_requests=4, queue_operations=1),
+        "session, owner (read, write), route, session with job, event and request; alarm; one message; mirror",
+        by_edge("accept", worker_requests=1, queue_operations=told()["accept"].bells),
         lambda _: 1,
     ),
     Step(
         "claim",
         "pull and ack; route, session, owner (read, write), job with event; debts; request; mirror",
-        ledger(9, rows=10) + Usage(object_requests=1, queue_operations=2, kv_writes=1),
+        by_worker("claim", queue_operations=2),
         lambda _: 1,
     ),
     Step(
         "a bell in vain",
-        "the session is busy: pull, ack, look; the job before pushes another message",
-        ledger(4, rows=0) + Usage(queue_operations=3),
+        "the session is busy: pull, ack, route, look, debts; the end of the job before rings again",
+        by_worker("a bell in vain", queue_operations=3),
         lambda work: work.follows,
     ),
     Step(
         "renew",
-        f"each {RENEW_SECONDS:g} s: route, job, write",
-        ledger(3, rows=3),
+        f"each {RENEW_SECONDS:g} s: the write",
+        by_worker("renew"),
         lambda work: work.seconds / RENEW_SECONDS,
     ),
-    Step("event", "route, job, write with the event", ledger(3, rows=5), lambda work: work.events),
+    Step(
+        "write of events",
+        f"{GATHER_SECONDS:g} s after the first of them, with that one",
+        by_worker("write of events"),
+        writes_of,
+    ),
+    Step("event", "each more in such a write", ONE_MORE_EVENT, lambda work: work.events - writes_of(work)),
     Step(
         "checkpoint",
-        f"each {CHECKPOINT_SECONDS:g} s: route, job, write with its event",
-        ledger(3, rows=5),
+        f"each {CHECKPOINT_SECONDS:g} s: the write with its event",
+        by_worker("checkpoint"),
         lambda work: work.seconds / CHECKPOINT_SECONDS,
     ),
     Step(
+        "books",
+        f"each {BOOKS_SECONDS:g} s, if the key has a budget of a day",
+        Usage(worker_requests=1, object_requests=1),
+        lambda work: work.budgeted * work.seconds / BOOKS_SECONDS,
+    ),
+    Step(
         "alarm",
-        f"each {TEND_SECONDS:g} s while a job is open: itself, route, job; what it saw, the next alarm",
-        Usage(object_requests=3, rows_written=2),
-        lambda work: work.seconds / TEND_SECONDS,
+        f"{TEND_SECONDS:g} s after the last write that it knows of: itself, the next alarm",
+        by_edge("alarm"),
+        lambda work: work.seconds / (TEND_SECONDS - RENEW_SECONDS / 2),
     ),
     Step(
         "finish",
-        "job (three looks), the change with session and event, owner; mirror",
-        ledger(9, rows=12) + Usage(kv_writes=1),
+        "job (three looks), session (two), the change with session and event, route of a webhook, owner; mirror",
+        by_worker("finish"),
         lambda _: 1,
     ),
-    Step(
-        "webhook",
-        "its route, the debt, a reservation and the try",
-        ledger(7, rows=11),
-        lambda work: work.calls_back,
-    ),
+    Step("webhook", "a reservation, a look and the try", by_worker("webhook"), lambda work: work.calls_back),
     Step(
         "status",
         "one look of the caller, at the mirror",
@@ -188,50 +215,29 @@ def dollars_of(work: Work, steps: Sequence[Step] = STEPS) -> float:
     return sum(price.of(price.units(used, work)) for price in PRICES)
 
 
-def pulls_of_an_idle_worker() -> int:
-    """In one wait of the loop (`WAIT_SECONDS`): at its start, after each pause, at its end."""
-    pulls, waited, pause = 1, 0.0, FIRST_PAUSE_SECONDS
-    while waited < WAIT_SECONDS:
-        waited += min(pause, WAIT_SECONDS - waited)
-        pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
-        pulls += 1
-    return pulls
+PULLS_A_SECOND = 1 / LONGEST_PAUSE_SECONDS
+"""Of a worker that has been idle for a while."""
 
 
 def cheaper() -> dict[str, Sequence[Step]]:
     """What could be changed in the edge, and the steps of a job then."""
     return {
         "as it is": STEPS,
-        "events are written with the next renewal, in one change": _with("event", Usage(rows_written=2)),
+        "events gathered for 5 s instead of 1": [
+            replace(step, times=lambda work: writes_of(work, 5.0)) if step.name == "write of events" else step
+            for step in STEPS
+        ],
+        "a write of events renews the lease too": [
+            replace(step, times=lambda work: max(work.seconds / RENEW_SECONDS - writes_of(work), 0.0))
+            if step.name == "renew"
+            else step
+            for step in STEPS
+        ],
+        "the events of a write in one row": [
+            replace(step, times=lambda _: 0.0) if step.name == "event" else step for step in STEPS
+        ],
         "a lease of 60 s, renewed each 20 s": [
             replace(step, times=lambda work: work.seconds / 20) if step.name == "renew" else step
             for step in STEPS
         ],
-        "a document is one row (a table `WITHOUT ROWID`)": [
-            replace(step, usage=replace(step.usage, rows_written=ROWS_WITHOUT_INDEX[step.name]))
-            if step.name in ROWS_WITHOUT_INDEX
-            else step
-            for step in STEPS
-        ],
-        "a worker remembers the route of the job it runs": [
-            replace(step, usage=replace(step.usage, worker_requests=2, object_requests=2))
-            if step.name in {"renew", "event", "checkpoint"}
-            else step
-            for step in STEPS
-        ],
     }
-
-
-ROWS_WITHOUT_INDEX = {
-    "accept": 11,
-    "claim": 6,
-    "renew": 2,
-    "event": 3,
-    "checkpoint": 3,
-    "finish": 7,
-    "webhook": 7,
-}
-
-
-def _with(name: str, usage: Usage) -> Sequence[Step]:
-    return [replace(step, usage=usage) if step.name == name else step for step in STEPS]

@@ -1,10 +1,13 @@
 """The numbers of docs/explain/scale.md are computed, and stay so."""
 
 import re
+from dataclasses import replace
 
 import pytest
-from bench.costs import PRICES, USUAL, Usage, cheaper, dollars_of, pulls_of_an_idle_worker, usage_of
-from bench.scale_page import PAGE, TABLES, rewritten
+from bench.costs import PRICES, USUAL, Usage, cheaper, dollars_of, usage_of, writes_of
+from bench.scale_page import PAGE, TABLES, looks_within, rewritten
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 def test_every_table_of_the_page_is_as_computed() -> None:
@@ -18,14 +21,25 @@ def test_the_page_has_every_table_once() -> None:
 
 
 def test_what_a_usual_job_costs_is_what_the_page_says_in_short() -> None:
-    assert dollars_of(USUAL) == pytest.approx(0.0015, rel=0.05)
-    rows = next(price for price in PRICES if price.name == "object rows written")
-    assert rows.of(rows.units(usage_of(USUAL), USUAL)) == pytest.approx(dollars_of(USUAL) / 2, rel=0.05)
+    dollars = dollars_of(USUAL)
+    assert dollars == pytest.approx(0.0008, rel=0.07)
+    by_name = {price.name: price.of(price.units(usage_of(USUAL), USUAL)) for price in PRICES}
+    assert by_name["object rows written"] == pytest.approx(dollars / 3, rel=0.2)
+    archive = by_name["Supabase storage, GB-months"] + by_name["Supabase egress, GB"]
+    assert archive == pytest.approx(dollars * 2 / 5, rel=0.1)
 
 
-def test_an_idle_worker_pulls_as_its_pauses_say() -> None:
-    """At 0, 0.25, 0.75, 1.75, 3.75, 7.75, 12.75, 17.75 and 20 seconds."""
-    assert pulls_of_an_idle_worker() == 9
+def test_a_waiting_job_is_looked_at_a_few_times_an_hour() -> None:
+    """At 20, 41, 83, ... seconds, and then every half hour."""
+    assert (looks_within(3600), looks_within(86400)) == (8, 52)
+
+
+@given(st.floats(1.0, 1000.0), st.integers(0, 1000), st.floats(0.0, 60.0))
+def test_gathering_events_makes_fewer_writes_and_never_more_than_events(
+    seconds: float, events: int, gather: float
+) -> None:
+    work = replace(USUAL, seconds=seconds, events=events)
+    assert writes_of(work, gather) <= writes_of(work, 0.0) == events
 
 
 def test_usage_is_added_and_multiplied_field_by_field() -> None:
