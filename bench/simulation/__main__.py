@@ -12,7 +12,13 @@ from bench.simulation.world import Report, simulate
 def main() -> None:
     asked = _asked()
     gc.disable()  # nothing here refers to itself, and millions of values would be looked through again and again
-    fleet = Fleet(workers=asked.workers, jobs=asked.jobs, run_seconds=asked.run_seconds, load=asked.load)
+    fleet = Fleet(
+        workers=asked.workers,
+        jobs=asked.jobs,
+        run_seconds=asked.run_seconds,
+        load=asked.load,
+        owners=asked.owners,
+    )
     began = time.process_time(), time.perf_counter()
     report = simulate(fleet, seed=asked.seed)
     cpu, wall = time.process_time() - began[0], time.perf_counter() - began[1]
@@ -30,6 +36,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1_000_000)
     parser.add_argument("--run-seconds", type=float, default=15.0, help="mean of an attempt")
     parser.add_argument("--load", type=float, default=0.7)
+    parser.add_argument("--owners", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 
+from bench.simulation.agenda import Agenda
 from bench.simulation.witness import Witness
 
 from overnight.domain.errors import JobNotFound
@@ -11,8 +12,10 @@ from overnight.domain.transitions import Admit, Decide
 
 
 class Ledger:
-    def __init__(self, witness: Witness, tally: Counter[str]) -> None:
+    def __init__(self, witness: Witness, tally: Counter[str], agenda: Agenda) -> None:
         self._witness = witness
+        self._agenda = agenda
+        self._written_at: dict[str, float] = {}
         self._tally = tally
         self._jobs: dict[str, Job] = {}
         self._sessions: dict[str, Session] = {}
@@ -26,14 +29,23 @@ class Ledger:
         self.written(change)
         return change
 
-    def change(self, job_id: str, decide: Decide, *, by: int | None = None, resent: bool = False) -> Change:
-        """`by` is the attempt that writes, for the witness alone: the rule has its own knowledge of it."""
+    def change(
+        self,
+        job_id: str,
+        decide: Decide,
+        *,
+        by: int | None = None,
+        resent: bool = False,
+        overdue: bool = False,
+    ) -> Change:
+        """`by` is the attempt that writes, for the witness alone: the rule has its own knowledge of it. `overdue`: room
+        was made for it so long ago that somebody may have taken that back."""
         before = self.snapshot(job_id)
         change = decide(before.job, before.session)
         if change is None:
             return Change(job=before.job, session=before.session)
         self._write(change)
-        self._witness.changed(before.job, change, by=by, resent=resent)
+        self._witness.changed(before.job, change, by=by, resent=resent, overdue=overdue)
         self.written(change)
         return change
 
@@ -43,6 +55,10 @@ class Ledger:
         job = self._jobs[job_id]
         return Snapshot(job=job, session=self._sessions[job.session_id])
 
+    def written_at(self, job_id: str) -> float:
+        """By the clock of its object."""
+        return self._written_at[job_id]
+
     def session(self, session_id: str) -> Session:
         return self._sessions[session_id]
 
@@ -50,6 +66,7 @@ class Ledger:
         self._tally["ledger changes"] += 1
         self._tally["events"] += len(change.events)
         self._jobs[change.job.job_id] = change.job
+        self._written_at[change.job.job_id] = self._agenda.now
         self._sessions[change.session.session_id] = change.session
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from overnight.domain import transitions
+from overnight.domain import holding, retention, standing, transitions
 from overnight.domain.retry import RetryPolicy
+from overnight.domain.standing import Check
 from overnight.domain.transitions import Admit, Decide
 
 
@@ -27,6 +28,18 @@ class Fleet:
     tend_seconds: float = 20.0
     max_deliveries: int = 100
     """Of one message, before it becomes a dead letter (the most that the service takes)."""
+    owners: int = 4
+    headroom: float = 1.3
+    """Of what an owner's jobs would keep busy if they came evenly: so many may run at once."""
+    versions: int = 3
+    """Of a session's archives that are kept."""
+    by_lease: bool = False
+    """A job is taken back when the time of its lease is over, as the embedded service does it, and not when nothing
+    was written for long: then the clocks of workers matter."""
+
+    @property
+    def max_running(self) -> int:
+        return max(1, round(self.headroom * self.load * self.workers / self.owners))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +49,8 @@ class Faults:
     Of messages: a send is lost, a pulled one is delivered to another worker too, one is held up for minutes. Of calls
     to the ledger: the request or the answer is lost. Of a worker, at each of its steps (a request, an answer, a third
     of a lease): it dies, or it freezes for about four leases and then goes on as if nothing had been. Of an alarm: it
-    comes twice. Of a run: how it ends, if not well. Of callers: they cancel, or send a failed job again.
+    comes twice. Of a note in an owner's tally: it is lost. Of a run: how it ends, if not well. Of callers: they cancel,
+    or send a failed job again.
     """
 
     lost_bell: float = 0.01
@@ -47,6 +61,7 @@ class Faults:
     death: float = 0.002
     freeze: float = 0.002
     double_alarm: float = 0.01
+    lost_note: float = 0.005
     transient: float = 0.05
     permanent: float = 0.02
     rate_limited: float = 0.02
@@ -68,4 +83,7 @@ class Rules:
     lapse: Callable[..., Decide] = transitions.lapse
     cancel: Callable[..., Decide] = transitions.cancel
     resend: Callable[..., Decide] = transitions.resend
+    hold: Callable[..., Decide] = holding.hold
+    room_to_run: Callable[..., Check] = standing.room_to_run
+    superfluous: Callable[..., list[str]] = retention.superfluous
     policy: RetryPolicy = field(default_factory=RetryPolicy)

@@ -44,6 +44,7 @@ class Witness:
     _stories: dict[str, Story] = field(default_factory=dict)
     _lines: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     _pointers: dict[str, str] = field(default_factory=dict)
+    _running: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def accepted(self, change: Change) -> None:
         story = self._stories[change.job.job_id] = Story()
@@ -51,7 +52,9 @@ class Witness:
         self._check_numbers(story, change)
         self._check_session(story, change)
 
-    def changed(self, before: Job, change: Change, *, by: int | None, resent: bool) -> None:
+    def changed(
+        self, before: Job, change: Change, *, by: int | None, resent: bool, overdue: bool = False
+    ) -> None:
         job, story = change.job, self._stories[change.job.job_id]
         if by is not None and by != story.running:
             raise Violation("fence", job.job_id, f"attempt {by} wrote, but {story.running} runs")
@@ -62,8 +65,10 @@ class Witness:
             self._ended(story, change, by=by)
         elif before.status is Status.QUEUED and job.status is Status.PROCESSING:
             self._started(story, change)
+            self._check_owner(job, overdue=overdue)
         elif job.status is Status.QUEUED:
             story.running = None
+            self._running[job.owner].discard(job.job_id)
         self._check_limits(story, job)
         self._check_session(story, change)
         self._note_checkpoint(story, change)
@@ -114,12 +119,21 @@ class Witness:
         if by is None and job.status is Status.COMPLETED:
             raise Violation("one end", job.job_id, "it completed without a run")
         self._lines[job.session_id].remove(job.job_id)
+        self._running[job.owner].discard(job.job_id)
         if job.archive is not None:
-            self._pointers[job.session_id] = f"{job.job_id}.{story.running}"
+            self._pointers[job.session_id] = f"{job.job_id}.{story.running}.zip"
         story.running, story.final = None, job.status
         story.ended += 1
         self.statuses[job.status] += 1
         self.open -= 1
+
+    def _check_owner(self, job: Job, *, overdue: bool) -> None:
+        """No more of an owner run than its key allows; one that was let in long before it wrote is not counted."""
+        if overdue:
+            return
+        self._running[job.owner].add(job.job_id)
+        if job.max_running is not None and len(self._running[job.owner]) > job.max_running:
+            raise Violation("owner", job.job_id, f"more than {job.max_running} jobs of {job.owner} run")
 
     def _check_debt(self, change: Change) -> None:
         """The event and the owed delivery are written with the status, once each."""
@@ -162,7 +176,10 @@ class Witness:
 
     def _note_checkpoint(self, story: Story, change: Change) -> None:
         if any(event.type == "checkpoint.saved" for event in change.events):
-            story.checkpoint = f"{change.job.job_id}.{story.running}.checkpoint"
+            saved = change.job.checkpoint
+            story.checkpoint = saved.archive.name if saved else None
+            if not (story.checkpoint or "").startswith(f"{change.job.job_id}.{story.running}.c"):
+                raise Violation("checkpoint", change.job.job_id, f"{story.checkpoint} is not of its attempt")
         elif change.job.status.final and change.job.status is not Status.FAILED:
             story.checkpoint = None
 

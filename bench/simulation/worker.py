@@ -4,21 +4,28 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from bench.simulation.agenda import Agenda, Process
+from bench.simulation.archives import Archives
 from bench.simulation.cloud_queue import CloudQueue, Message
 from bench.simulation.ledger import Ledger
+from bench.simulation.owners import Tallies
 from bench.simulation.plan import Faults, Fleet, Rules
 
+from overnight.adapters.cloudflare.owners import YOUNG_SECONDS
+from overnight.adapters.cloudflare.polling import Pace
 from overnight.domain.errors import (
     CancelRequested,
     ErrorCode,
     NotRunnable,
+    OwnerBusy,
     Refused,
+    RoomToRun,
     SessionBusy,
     StaleAttempt,
     TooEarly,
 )
-from overnight.domain.job import ArchiveRef, Change, Job, Origin
+from overnight.domain.job import ArchiveRef, Change, Job, Origin, WaitingFor
 from overnight.domain.outcome import Ending, Outcome, failed
+from overnight.domain.standing import Check, still_no_room
 from overnight.domain.transitions import Decide, returns_at
 
 LATENCY_SECONDS = 0.05
@@ -26,7 +33,7 @@ SAVE_SECONDS = 2.0
 RESTART_SECONDS = 30.0
 CLOCK_ERROR_SECONDS = 1.0
 WAIT_SECONDS = 20.0
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 5.0
+OWNER_BUSY_SECONDS = 30.0
 SAVE_DELAYS = (1.0, 2.0, 4.0, 8.0, 15.0)
 CHECKPOINTS = 0.1
 """The share of renewals with which a checkpoint is stored."""
@@ -52,6 +59,8 @@ class World:
     rules: Rules
     queue: CloudQueue
     ledger: Ledger
+    owners: Tallies
+    archives: Archives
     waits: list[float]
     tally: dict[str, int]
     busy: int = 0
@@ -67,6 +76,8 @@ class Worker:
         self._world = world
         self._chance = world.chance
         self._clock_error = self._chance.gauss(0.0, CLOCK_ERROR_SECONDS)
+        self._pace = Pace()
+        self._checkpoints = 0
 
     def live(self) -> Process[None]:
         yield self._chance.uniform(0.0, WAIT_SECONDS)
@@ -83,19 +94,13 @@ class Worker:
                 self._world.busy -= 1
 
     def _receive(self) -> Process[Message]:
-        """There is no long poll: an idle worker asks ever more seldom, and anew after each wait of the loop."""
+        """There is no long poll: an idle worker asks ever more seldom."""
         while True:
-            ends = self._world.agenda.now + WAIT_SECONDS
-            pause = FIRST_PAUSE_SECONDS
-            while True:
-                message = self._world.queue.pull()
-                if message is not None:
-                    return message
-                left = ends - self._world.agenda.now
-                if left <= 0:
-                    break
-                yield min(pause, left)
-                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+            yield self._pace.left(self._world.agenda.now)
+            message = self._world.queue.pull()
+            self._pace.looked(self._world.agenda.now, found=message is not None)
+            if message is not None:
+                return message
 
     def _answer(self, message: Message) -> Process[None]:
         change = yield from self._claim(message)
@@ -103,33 +108,77 @@ class Worker:
             return
         self._world.queue.ack(message)
         try:
-            yield from self._attempt(change.job)
+            yield from self._attempt(change)
         except Refused:
             self._world.tally["stale attempts"] += 1
+            self._retract(change.job)
         except Unreachable:
             self._world.tally["outcomes not written"] += 1
 
     def _claim(self, message: Message) -> Process[Change | None]:
+        now = self._now()
         decide = self._world.rules.start(
             worker=self._name,
-            now=self._now(),
+            now=now,
             lease_seconds=self._world.fleet.lease_seconds,
             isolation="simulated",
         )
         try:
-            return (yield from self._write(message.job_id, decide))
+            return (yield from self._let_in(message.job_id, decide, self._world.rules.room_to_run(now=now)))
         except TooEarly as early:
             self._world.queue.retry(message, at=early.available_at)
+        except OwnerBusy:
+            yield from self._hold(message)
         except (NotRunnable, SessionBusy):
             self._world.queue.ack(message)
         except Unreachable:
             self._world.tally["claims not answered"] += 1
         return None
 
-    def _attempt(self, job: Job) -> Process[None]:
+    def _hold(self, message: Message) -> Process[None]:
+        """The job waits for another one of its owner to end."""
+        self._world.tally["jobs held for their owner"] += 1
+        now = self._now()
+        decide = self._world.rules.hold(waiting_for=WaitingFor.OWNER_LIMIT, at=now + OWNER_BUSY_SECONDS)
+        try:
+            held = yield from self._let_in(message.job_id, decide, still_no_room(now=now))
+        except RoomToRun:
+            self._world.queue.retry(message, at=now)
+            return
+        except (Refused, Unreachable):
+            return  # the message comes again
+        self._world.ring(held)
+        self._world.queue.ack(message)
+
+    def _let_in(self, job_id: str, decide: Decide, check: Check) -> Process[Change]:
+        """A change for which room is made in the owner's tally first (`adapters/cloudflare/ledger.py`)."""
+        yield from self._step(LATENCY_SECONDS)
+        before = self._world.ledger.snapshot(job_id)
+        change = decide(before.job, before.session)
+        if change is None:
+            return Change(job=before.job, session=before.session)
+        self._world.owners.reserve(change.job, check)
+        since = self._world.agenda.now
+        yield from self._step(LATENCY_SECONDS)
+        overdue = self._world.agenda.now - since >= YOUNG_SECONDS
+        if self._chance.random() < self._world.faults.lost_request:
+            raise Unreachable
+        change = self._world.ledger.change(job_id, decide, overdue=overdue)
+        if overdue:
+            self._world.owners.follow(before.job, change.job)
+        yield from self._step(LATENCY_SECONDS)
+        if self._chance.random() < self._world.faults.lost_answer:
+            raise Unreachable
+        return change
+
+    def _attempt(self, claimed: Change) -> Process[None]:
+        job = claimed.job
         if job.attempt == 1:
             self._world.waits.append(self._world.agenda.now - job.created_at)
         self._world.tally["attempts"] += 1
+        self._checkpoints = 0
+        yield from self._step(LATENCY_SECONDS)
+        self._world.archives.restore(job, claimed.session)
         outcome = self._outcome()
         if (yield from self._was_cancelled(job)):
             outcome = Outcome(ending=Ending.CANCELLED)
@@ -157,10 +206,24 @@ class Worker:
     def _renew(self, job: Job) -> Process[Job]:
         rules, now = self._world.rules, self._now()
         if self._chance.random() < CHECKPOINTS:
-            saved = rules.checkpoint(self._archive(job, ".checkpoint"), attempt=job.attempt, now=now)
-            yield from self._write(job.job_id, saved, by=job.attempt)
+            yield from self._checkpoint(job)
         decide = rules.renew(attempt=job.attempt, now=now, lease_seconds=self._world.fleet.lease_seconds)
         return (yield from self._write(job.job_id, decide, by=job.attempt)).job
+
+    def _checkpoint(self, job: Job) -> Process[None]:
+        """Stored, pointed at, and the one before deleted; what nobody came to point at is left over."""
+        self._checkpoints += 1
+        archive = self._archive(job, f".c{self._checkpoints}")
+        self._world.archives.put(job.session_id, archive.name)
+        before = self._world.ledger.snapshot(job.job_id).job.checkpoint
+        decide = self._world.rules.checkpoint(archive, attempt=job.attempt, now=self._now())
+        try:
+            yield from self._write(job.job_id, decide, by=job.attempt)
+        except Refused:
+            self._world.archives.delete(job.session_id, archive.name)
+            raise
+        if before is not None:
+            self._world.archives.delete(job.session_id, before.archive.name)
 
     def _went_back(self, job: Job, outcome: Outcome) -> Process[bool]:
         yield from self._step(LATENCY_SECONDS)
@@ -183,14 +246,37 @@ class Worker:
         yield from self._step(SAVE_SECONDS)
         if outcome.ending is Ending.INTERRUPTED:  # It was to go back, but a cancel came in between.
             outcome = replace(outcome, ending=Ending.CANCELLED)
+        archive = self._archive(job)
+        self._world.archives.put(job.session_id, archive.name)
         decide = self._world.rules.finish(
             outcome,
             attempt=job.attempt,
             now=self._now(),
-            archive=self._archive(job),
+            archive=archive,
             delivery_id=f"msg-{job.job_id}.{job.attempt}",
         )
         self._world.ring((yield from self._written(job, decide)))
+        yield from self._step(LATENCY_SECONDS)
+        self._world.archives.drop_checkpoints(job)
+        yield from self._tidy(job.session_id)
+
+    def _tidy(self, session_id: str) -> Process[None]:
+        """Delete what the session does not need, as it stood at the looks: others may run meanwhile."""
+        archives = self._world.archives
+        listed = archives.listing(session_id)
+        yield from self._step(LATENCY_SECONDS)
+        jobs = archives.jobs_of(listed)
+        yield from self._step(LATENCY_SECONDS)
+        current = self._world.ledger.session(session_id).archive_name
+        for name in archives.superfluous(listed, jobs, current):
+            yield from self._step(LATENCY_SECONDS)
+            archives.delete(session_id, name)
+
+    def _retract(self, job: Job) -> None:
+        """What a stale attempt has stored goes, unless it was this attempt that ended the job."""
+        name = self._archive(job).name
+        if self._world.ledger.snapshot(job.job_id).job.archive != name:
+            self._world.archives.delete(job.session_id, name)
 
     def _written(self, job: Job, decide: Decide) -> Process[Change]:
         for delay in SAVE_DELAYS:
@@ -205,7 +291,10 @@ class Worker:
         yield from self._step(LATENCY_SECONDS)
         if self._chance.random() < self._world.faults.lost_request:
             raise Unreachable
+        before = self._world.ledger.snapshot(job_id).job
         change = self._world.ledger.change(job_id, decide, by=by)
+        if change.job.status is not before.status:
+            self._world.owners.follow(before, change.job)
         yield from self._step(LATENCY_SECONDS)
         if self._chance.random() < self._world.faults.lost_answer:
             raise Unreachable
@@ -224,7 +313,7 @@ class Worker:
         return self._world.agenda.now + self._clock_error
 
     def _archive(self, job: Job, kind: str = "") -> ArchiveRef:
-        name = f"{job.job_id}.{job.attempt}{kind}"
+        name = f"{job.job_id}.{job.attempt}{kind}.zip"
         return ArchiveRef(name=name, size=1, sha256="0" * 64, origin=Origin.RUN)
 
     def _outcome(self) -> Outcome:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from random import Random
 
 from bench.simulation.agenda import Agenda
+from bench.simulation.archives import Archives
 from bench.simulation.cloud_queue import CloudQueue
 from bench.simulation.ledger import Ledger
 from bench.simulation.others import Alarms, Callers
+from bench.simulation.owners import Tallies
 from bench.simulation.plan import Faults, Fleet, Rules
 from bench.simulation.witness import Witness
 from bench.simulation.worker import Worker, World
@@ -50,7 +52,7 @@ class Simulation:
         self._agenda, self._tally = Agenda(START), Counter[str]()
         self._witness = Witness(rules.policy)
         self._queue = CloudQueue(self._agenda, chance, fleet, faults, self._tally)
-        self._ledger = Ledger(self._witness, self._tally)
+        self._ledger = Ledger(self._witness, self._tally, self._agenda)
         self._world = World(
             agenda=self._agenda,
             chance=chance,
@@ -59,6 +61,8 @@ class Simulation:
             rules=rules,
             queue=self._queue,
             ledger=self._ledger,
+            owners=Tallies(self._agenda, self._ledger, chance, faults, self._tally),
+            archives=Archives(self._agenda, self._ledger, rules, fleet.versions, self._tally),
             waits=[],
             tally=self._tally,
         )

@@ -1,5 +1,6 @@
 """What a ledger asks and writes for each step of a job, and that what it remembers is never believed alone."""
 
+import contextlib
 from collections.abc import Mapping
 
 import pytest
@@ -11,9 +12,11 @@ from overnight.adapters.cloudflare.documents import Batch, Document, Read
 from overnight.adapters.cloudflare.ledger import LedgerStore
 from overnight.adapters.cloudflare.polling import PollingWakeups
 from overnight.adapters.cloudflare.turns import no_turns
-from overnight.domain.errors import JobNotFound, StaleAttempt
+from overnight.domain.errors import JobNotFound, StaleAttempt, TooManyJobs
 from overnight.domain.job import Status
+from overnight.domain.keys import KeyLimits
 from overnight.domain.retry import RetryPolicy
+from overnight.domain.standing import room_to_wait
 from overnight.domain.transitions import Note, cancel, lapse, record
 from overnight.ports import StorageFailed
 
@@ -128,3 +131,33 @@ async def test_a_job_that_ran_long_ago_is_remembered_no_more(story: Story) -> No
     await story.finish("job")
     with pytest.raises(StaleAttempt):
         await story.renew("job")
+
+
+class Frozen:
+    """The port `Documents`: a worker stands still before it writes a start, and its room is taken back."""
+
+    def __init__(self, story: Story) -> None:
+        self._story = story
+
+    async def read(self, name: str, read: Read) -> Mapping[str, Document]:
+        return await self._story.edge.read(name, read)
+
+    async def write(self, name: str, batch: Batch) -> bool:
+        if name == codec.session_object("s"):
+            self._story.clock.time += 60.0
+            nobody = room_to_wait(KeyLimits(max_queued=0), max_queued_by_all=9, now=0.0)
+            with contextlib.suppress(TooManyJobs):
+                await self._story.front._owners.reserve(
+                    (await self._story.front.snapshot("other")).job, nobody
+                )
+        return await self._story.edge.write(name, batch)
+
+
+async def test_a_start_that_comes_long_after_its_room_was_made_is_counted_all_the_same() -> None:
+    story = Story()
+    await story.accept("job")
+    await story.accept("other", "t")
+    story.worker = LedgerStore(Frozen(story), PollingWakeups(1.0), story.clock, no_turns)
+    await story.claim("job")
+    books = await story.front.books("alice", day=0)
+    assert books.running == {("job", 1)}

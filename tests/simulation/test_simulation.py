@@ -14,9 +14,11 @@ from bench.simulation.world import Report, simulate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overnight.domain import transitions
+from overnight.domain import retention, transitions
 from overnight.domain.errors import Refused
 from overnight.domain.job import ArchiveRef, Change, Job, Session, Status
+from overnight.domain.retention import StoredArchives
+from overnight.domain.standing import Check
 from overnight.domain.transitions import Decide
 
 SMALL = Fleet(workers=8, jobs=250, run_seconds=20.0)
@@ -29,6 +31,7 @@ HARSH = Faults(
     death=0.01,
     freeze=0.02,
     double_alarm=0.1,
+    lost_note=0.05,
     transient=0.15,
     permanent=0.05,
     rate_limited=0.05,
@@ -51,6 +54,7 @@ mixes = st.builds(
     death=few,
     freeze=few,
     double_alarm=some,
+    lost_note=some,
     transient=some,
     permanent=some,
     rate_limited=some,
@@ -72,6 +76,9 @@ def test_twenty_workers_and_three_thousand_jobs(seed: int) -> None:
         "stale attempts",
         "jobs taken back",
         "resends",
+        "notes lost",
+        "jobs held for their owner",
+        "archives deleted",
     }
     assert {what for what in happened if report.tally[what] == 0} == set()
 
@@ -80,6 +87,12 @@ def test_twenty_workers_and_three_thousand_jobs(seed: int) -> None:
 def test_a_world_in_which_much_goes_wrong(seed: int) -> None:
     report = simulate(replace(SMALL, max_deliveries=3), seed=seed, faults=HARSH)
     assert ends(report) == SMALL.jobs + report.tally["resends"]
+
+
+def test_a_world_in_which_leases_end_by_the_clock_of_their_worker() -> None:
+    report = simulate(replace(SMALL, by_lease=True), seed=7, faults=HARSH)
+    assert ends(report) == SMALL.jobs + report.tally["resends"]
+    assert report.tally["jobs taken back"] > 0
 
 
 @settings(max_examples=15, deadline=None)
@@ -220,6 +233,16 @@ def on_job(rule: Callable[..., Decide], **changes: Any) -> Callable[..., Decide]
     return made
 
 
+def room_for_all(**_given: Any) -> Check:
+    """A check that lets every job of an owner run."""
+    return lambda _job, _standing: None
+
+
+def nothing_kept(archives: StoredArchives, **given: Any) -> list[str]:
+    """A retention that does not know what its session points at."""
+    return [*retention.superfluous(replace(archives, current=None), **given), archives.current or ""]
+
+
 def never(*_args: Any, **_given: Any) -> Decide:
     def decide(_job: Job, _session: Session) -> Change | None:
         raise Refused("never")
@@ -245,12 +268,20 @@ BROKEN = {
     "losses that are not counted": ({"limits"}, Rules(lapse=on_job(transitions.lapse, losses=0))),
     "failures that are not counted": ({"limits"}, Rules(requeue=on_job(transitions.requeue, failures=0))),
     "a lost checkpoint": ({"checkpoint"}, Rules(requeue=on_job(transitions.requeue, checkpoint=None))),
+    "more jobs of an owner than may run": ({"owner"}, Rules(room_to_run=room_for_all)),
+    "a retention that deletes what is needed": ({"archive"}, Rules(superfluous=nothing_kept)),
     "a lost worker's job that nobody takes": ({"end"}, Rules(lapse=never)),
 }
+
+
+def three_worlds(rules: Rules) -> None:
+    """What is broken nearly always shows in the first."""
+    for seed in range(3):
+        simulate(replace(SMALL, load=0.3, headroom=3.0), seed=seed, faults=CRUEL, rules=rules)
 
 
 @pytest.mark.parametrize(("promises", "rules"), BROKEN.values(), ids=BROKEN.keys())
 def test_a_broken_rule_is_noticed(promises: set[str], rules: Rules) -> None:
     with pytest.raises(Violation) as noticed:
-        simulate(replace(SMALL, load=0.3), seed=6, faults=CRUEL, rules=rules)
+        three_worlds(rules)
     assert noticed.value.promise in promises

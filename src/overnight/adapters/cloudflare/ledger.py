@@ -23,7 +23,7 @@ from overnight.adapters.cloudflare.claims import Claims
 from overnight.adapters.cloudflare.codec import Route
 from overnight.adapters.cloudflare.documents import ABSENT, Batch, Document, Documents, Read, Span
 from overnight.adapters.cloudflare.memory import Memory, as_written
-from overnight.adapters.cloudflare.owners import Owners
+from overnight.adapters.cloudflare.owners import YOUNG_SECONDS, Owners
 from overnight.adapters.cloudflare.routes import Routes
 from overnight.adapters.cloudflare.turns import InTurn
 from overnight.domain.errors import DeliveryNotFound, JobNotFound, Refused, SessionNotFound
@@ -72,6 +72,7 @@ class LedgerStore:
     ) -> None:
         """`owed` is told of every delivery that was written."""
         self._documents = documents
+        self._clock = clock
         self._owed = owed
         self._wakeups = wakeups
         self._in_turn = in_turn
@@ -240,10 +241,12 @@ class LedgerStore:
                 change = decide(before.job, before.session)
                 if change is None:
                     return _as_it_is(before)
+                since = self._clock.now()
                 if check is not None:
                     await self._owners.reserve(change.job, check)
                 if await self._write_change(name, found, change, before):
-                    return await self._made(before, change, reserved=check is not None)
+                    fresh = self._clock.now() - since < YOUNG_SECONDS
+                    return await self._made(before, change, reserved=check is not None and fresh)
         raise _too_busy()
 
     async def _by_memory(self, name: str, job_id: str, decide: Decide) -> Change | None:
@@ -261,6 +264,7 @@ class LedgerStore:
         return await self._made(before, change, reserved=False)
 
     async def _made(self, before: Snapshot, change: Change, *, reserved: bool) -> Change:
+        """`reserved`: room was made for it, and so lately that nobody has taken it back."""
         await self._owners.follow(before.job, change.job, reserved=reserved)
         self._announce(change)
         return replace(change, rings=())
