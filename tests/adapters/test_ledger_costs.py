@@ -17,7 +17,7 @@ from overnight.domain.job import Status
 from overnight.domain.keys import KeyLimits
 from overnight.domain.retry import RetryPolicy
 from overnight.domain.standing import room_to_wait
-from overnight.domain.transitions import Note, cancel, lapse, record
+from overnight.domain.transitions import Decide, Note, cancel, lapse, record, start
 from overnight.ports import StorageFailed
 
 MOST = {
@@ -66,6 +66,17 @@ async def cost(story: Story, step: str, *args: object) -> Counts:
     return story.costs[step]
 
 
+def taken_back(story: Story) -> Decide:
+    return lapse(
+        attempt=1,
+        now=story.clock.now(),
+        policy=RetryPolicy(),
+        chance=0.0,
+        delivery_id="msg",
+        worker_is_dead=True,
+    )
+
+
 async def test_what_another_has_written_is_seen_by_the_next_write(story: Story) -> None:
     await story.front.change("job", cancel(now=story.clock.now(), delivery_id="msg"))
     told = await story.worker.change("job", record([Note("agent.text", 1.0, {})], attempt=1))
@@ -74,15 +85,7 @@ async def test_what_another_has_written_is_seen_by_the_next_write(story: Story) 
 
 
 async def test_a_worker_that_has_lost_its_job_changes_nothing(story: Story) -> None:
-    taken = lapse(
-        attempt=1,
-        now=story.clock.now(),
-        policy=RetryPolicy(),
-        chance=0.0,
-        delivery_id="msg",
-        worker_is_dead=True,
-    )
-    await story.front.change("job", taken)
+    await story.front.change("job", taken_back(story))
     with pytest.raises(StaleAttempt):
         await story.renew("job")
     assert (await story.worker.snapshot("job")).job.status is Status.QUEUED
@@ -129,8 +132,16 @@ async def test_after_a_write_of_which_nobody_knows_the_ledger_is_asked(story: St
 async def test_a_job_that_ran_long_ago_is_remembered_no_more(story: Story) -> None:
     assert (await cost(story, "renew")).requests == 1
     await story.finish("job")
+    writes = story.edge.counts.writes
     with pytest.raises(StaleAttempt):
         await story.renew("job")
+    assert story.edge.counts.writes == writes, "it was tried by memory"
+
+
+async def test_what_a_rule_refuses_by_memory_is_asked_for_anew(story: Story) -> None:
+    await story.front.change("job", taken_back(story))
+    again = start(worker="w", now=story.clock.now(), lease_seconds=15.0, isolation="namespace")
+    assert (await story.worker.change("job", again)).job.attempt == 2
 
 
 class Frozen:

@@ -77,8 +77,9 @@ class Owners:
                 return
 
     async def forget(self, owner: str, job_ids: Iterable[str]) -> None:
-        for job_id in job_ids:
-            await self._note(owner, job_id, tally.forgotten)
+        keys = [_OPEN + job_id for job_id in job_ids]
+        for key in await self._documents.read(codec.owner_object(owner), Read(keys=keys)):
+            await self._note(owner, key.removeprefix(_OPEN), tally.forgotten)
 
     async def books(self, owner: str, *, day: int) -> Books:
         """What the owner's jobs have cost in that day, and the attempts that run. Raises StorageError."""
