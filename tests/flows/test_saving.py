@@ -7,9 +7,11 @@ import zipfile
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from overnight.domain.job import Status
 from overnight.domain.outcome import Ending, Outcome
-from overnight.ports import RunOrder, Stop
+from overnight.ports import ArchiveConflict, RunOrder, Stop
 
 
 def fills(size: int, name: str = "noise.bin") -> Any:
@@ -121,6 +123,37 @@ async def test_a_worker_frozen_while_it_saves_changes_nothing_when_it_wakes(worl
     await run
     assert await state(world, job) == before
     assert (await stored(world, f"claude-code/{job.session_id}.zip")).read("a") == b"second"
+
+
+@pytest.mark.parametrize("trouble", [OSError("gone"), ArchiveConflict("another one has the name")])
+async def test_a_stale_attempt_that_cannot_save_leaves_its_workspace_to_the_next(
+    world: Any, agents: Any, trouble: Exception
+) -> None:
+    job = await world.submit()
+    frozen, awake, tries = asyncio.Event(), asyncio.Event(), []
+    put = world.archives.put
+
+    async def freezes(name: str, source: Any, **more: Any) -> Any:
+        tries.append(name)
+        if not name.endswith(".1.zip"):
+            return await put(name, source, **more)
+        frozen.set()
+        await awake.wait()
+        raise trouble
+
+    world.archives.put = freezes
+    world.agent.acts.append(agents.writes("a", "first", agents.done("first")))
+    run = world.begin(worker="frozen")
+    await frozen.wait()
+    world.roster.dead.add("frozen")
+    await world.sweep().once()
+    awake.set()
+    await run
+    await world.run_next(agents.writes("b", "second", agents.done("second")))
+    assert [name.rpartition("/")[2] for name in tries] == [f"{job.job_id}.1.zip", f"{job.job_id}.2.zip"]
+    archive = await stored(world, (await world.job(job.job_id)).archive)
+    assert (archive.read("a"), archive.read("b")) == (b"first", b"second")
+    assert not (world.data / "unsaved").exists()
 
 
 async def test_an_older_archive_is_not_published_over_a_newer_one(world: Any, agents: Any) -> None:

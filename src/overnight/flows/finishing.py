@@ -9,13 +9,14 @@ import logging
 from dataclasses import dataclass, replace
 
 from overnight.archive import ArchiveRefused
-from overnight.domain.errors import JobNotFound, Refused, SessionNotFound
+from overnight.domain.errors import JobNotFound, Refused, SessionNotFound, StaleAttempt
 from overnight.domain.job import Change, Job, Session
 from overnight.domain.outcome import Ending, Outcome
 from overnight.domain.transitions import Decide, finish
 from overnight.flows.attempt import Attempt
 from overnight.flows.bells import ring
 from overnight.flows.judging import failed_as_too_large
+from overnight.flows.lease import StopReason
 from overnight.flows.saving import Saved, Saving, SecretsInArchive
 from overnight.flows.telling import tell_secrets, told_saved
 from overnight.flows.workspace import Workspaces, archive_name
@@ -97,9 +98,11 @@ class Finisher:
         return saved
 
     async def _stored(self, attempt: Attempt, saving: Saving) -> Saved:
-        """Tried a bounded number of times. Raises _NotSaved."""
+        """Tried a bounded number of times. Raises _NotSaved, and StaleAttempt as soon as the lease is lost."""
         job_id = attempt.job.job_id
         for delay in (*self.save_delays, None):
+            if attempt.stop.reason is StopReason.LOST:  # The next attempt may have moved the workspace away.
+                raise StaleAttempt
             try:
                 return await saving.store()
             except (ArchiveConflict, ArchiveRefused) as refused:
@@ -120,10 +123,12 @@ class Finisher:
         raise _NotSaved
 
     async def _set_aside(self, attempt: Attempt, not_saved: _NotSaved) -> None:
-        """Keep it on disk, and say so in an event."""
-        place = await self.workspaces.set_aside(attempt.job)
+        """Say so in an event, and keep it on disk. In this order: the workspace of a stale attempt, whose event is
+        refused, is what the next one goes on from."""
+        place = self.workspaces.place_aside(attempt.job)
         attempt.events.emit("workspace.not_saved", {"kept_in": place.name} | not_saved.told)
         await attempt.events.flush()
+        await self.workspaces.set_aside(attempt.job)
 
     async def _finish(self, job: Job, outcome: Outcome, saved: Saved | None) -> Session:
         if outcome.ending is Ending.INTERRUPTED:  # It was to go back, but a cancel came in between.

@@ -217,12 +217,15 @@ class Workspaces:
         """Delete every directory of the job."""
         await asyncio.to_thread(self._discard, job.job_id)
 
-    async def set_aside(self, job: Job) -> Path:
-        """Keep a workspace that could not be saved where no sweep deletes it; returns the place."""
-        place = self._unsaved / f"{job.session_id}.{job.job_id}.{job.attempt}"
+    def place_aside(self, job: Job) -> Path:
+        """Where `set_aside` keeps the attempt's workspace."""
+        return self._unsaved / f"{job.session_id}.{job.job_id}.{job.attempt}"
+
+    async def set_aside(self, job: Job) -> None:
+        """Keep a workspace that could not be saved where no sweep deletes it."""
+        place = self.place_aside(job)
         await asyncio.to_thread(place.parent.mkdir, parents=True, exist_ok=True)
         await asyncio.to_thread(self.root(job.job_id, job.attempt).rename, place)
-        return place
 
     def leftovers(self) -> dict[str, list[Path]]:
         """The attempts' directories that are there, by job id. Blocking."""
