@@ -1,4 +1,5 @@
-"""Real servers on loopback for the sender of webhooks: good ones, slow ones, hostile ones, and resolvers that lie.
+"""A Supabase project for each test (`place`, `archives`), and real servers on loopback for the sender of webhooks:
+good ones, slow ones, hostile ones, and resolvers that lie.
 
 `127.0.0.2` plays the allowed address, `127.0.0.1` the internal network that must never see a connection. Each
 fixture is the function of its name.
@@ -10,10 +11,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.supabase_server.place import Place, placed
 
+from overnight.adapters.supabase import SupabaseArchives
 from overnight.adapters.webhooks import Deadlines, WebhookSender
 from overnight.domain.callback_url import CallbackPolicy
 from overnight.ports import Receipt
@@ -152,3 +156,15 @@ def receiver_at() -> Any:
 @pytest.fixture
 def clock() -> FixedClock:
     return FixedClock()
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    async with placed(tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def archives(place: Place) -> AsyncIterator[SupabaseArchives]:
+    async with place.archives() as opened:
+        yield opened

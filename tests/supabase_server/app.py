@@ -38,6 +38,26 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass
+class Hold:
+    """The first request of the method to a path with `path` in it waits until `released`.
+
+    `inside`: in the middle of its body, after what comes first of it, and not before its handling.
+    """
+
+    method: str
+    path: str
+    inside: bool = False
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def wait(self, request: Request, *, inside: bool) -> None:
+        fits = self.method == request.method and self.path in request.url.path and self.inside == inside
+        if fits and not self.reached.is_set():
+            self.reached.set()
+            await self.released.wait()
+
+
+@dataclass
 class Faults:
     """`queued`: (method, part of the path, error), each of which is answered once to the first that fits.
 
@@ -48,6 +68,11 @@ class Faults:
     mute: set[str] = field(default_factory=set)
     cached: bool = False
     lose_answers: list[tuple[str, str]] = field(default_factory=list)
+    held: list[Hold] = field(default_factory=list)
+
+    async def hold(self, request: Request, *, inside: bool) -> None:
+        for hold in self.held:
+            await hold.wait(request, inside=inside)
 
     def take(self, method: str, path: str) -> None:
         for fault in self.queued:
@@ -71,6 +96,17 @@ class Server:
     requests: list[tuple[str, str]] = field(default_factory=list)
     received: list[int] = field(default_factory=list)
     """Bytes of every upload's body that came in."""
+    _came: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def count(self, upload: int, size: int) -> None:
+        self.received[upload] += size
+        self._came.set()
+
+    async def until_received(self, size: int) -> None:
+        """Return when so many bytes of all uploads have come in. For one waiter at a time."""
+        while sum(self.received) < size:
+            self._came.clear()
+            await self._came.wait()
 
 
 class _Storage:
@@ -127,7 +163,8 @@ class _Storage:
         self.server.received.append(0)
         async for block in request.stream():
             await asyncio.to_thread(write, block)
-            self.server.received[count] += len(block)
+            self.server.count(count, len(block))
+            await self.server.faults.hold(request, inside=True)
         return self.server.received[count]
 
     def mime(self, mime: str) -> None:
@@ -245,6 +282,7 @@ def _answering(server: Server, handler: Handler) -> Handler:
         method, path = request.method, request.url.path.removeprefix("/storage/v1")
         server.requests.append((method, path))
         try:
+            await server.faults.hold(request, inside=False)
             server.faults.take(method, path)
             done = await handler(request)
         except Answer as error:

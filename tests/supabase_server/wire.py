@@ -28,6 +28,17 @@ class Wire:
     cuts_down: list[int] = field(default_factory=list)
     uplink: float | None = None
     _due: float = 0.0
+    _moved: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def count_up(self, size: int) -> None:
+        self.up += size
+        self._moved.set()
+
+    async def carried_up(self, size: int) -> None:
+        """Return when the line has carried so many bytes up. For one waiter at a time."""
+        while self.up < size:
+            self._moved.clear()
+            await self._moved.wait()
 
     async def rest(self, size: int) -> None:
         """As long as the block takes on the line. What is too short to sleep for is made up for later."""
@@ -66,7 +77,7 @@ class _Cut(Exception):
 
 async def _up(wire: Wire, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while block := await reader.read(BLOCK):
-        wire.up += len(block)
+        wire.count_up(len(block))
         await wire.rest(len(block))
         writer.write(block)
         await writer.drain()
