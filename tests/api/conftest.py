@@ -14,6 +14,7 @@ import httpx
 import pytest
 import uvicorn
 from starlette.applications import Starlette
+from tests.api.keyed import World
 
 from overnight.adapters.memory import MemoryQueue, MemoryStore, MemoryWakeups
 from overnight.adapters.memory_archives import MemoryArchives
@@ -181,3 +182,8 @@ async def url(service: Service, listener: socket.socket) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         close_streams(service.app)
         server.should_exit = True
+
+
+@pytest.fixture
+def world(service_with: Callable[..., Any]) -> World:
+    return World(service_with)
