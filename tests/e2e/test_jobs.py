@@ -2,31 +2,20 @@
 
 import asyncio
 import contextlib
-import io
 import json
 import shutil
-import zipfile
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Any
 
 import pytest
 from standardwebhooks import Webhook
+from tests.e2e.service import Service, Start, archive_of, eventually, lines, processes
 
 pytestmark = pytest.mark.e2e
 
 
-def lines(*directives: str, words: str = "Do it.") -> str:
-    return "\n".join([words, *(f"rehearsal: {directive}" for directive in directives)])
-
-
-async def archive_of(service: Any, session_id: str) -> zipfile.ZipFile:
-    answer = await service.call("GET", f"/sessions/{session_id}/archive")
-    assert answer.status_code == HTTPStatus.OK, answer.text
-    return zipfile.ZipFile(io.BytesIO(answer.content))
-
-
-async def test_a_job_runs_and_its_files_and_conversation_are_kept(service: Any) -> None:
+async def test_a_job_runs_and_its_files_and_conversation_are_kept(service: Service) -> None:
     job = await service.submit(lines("write note.txt hello", "bash cat note.txt", "answer all done"))
     done = await service.finished(job["job_id"])
     assert (done["status"], done["result"], done["error"]) == ("completed", "all done", None)
@@ -44,7 +33,7 @@ async def test_a_job_runs_and_its_files_and_conversation_are_kept(service: Any) 
     assert [event["seq"] for event in await service.events(job["job_id"])] == list(range(1, len(kinds) + 1))
 
 
-async def test_a_session_goes_on_after_a_restart_with_the_workspace_gone(start: Any) -> None:
+async def test_a_session_goes_on_after_a_restart_with_the_workspace_gone(start: Start) -> None:
     service = await start()
     first = await service.submit(lines("write note.txt hello", words="Remember the blue whale."))
     await service.finished(first["job_id"])
@@ -59,7 +48,7 @@ async def test_a_session_goes_on_after_a_restart_with_the_workspace_gone(start: 
     assert "hello" in json.dumps(shown)
 
 
-async def test_two_jobs_of_one_session_posted_at_once_run_in_order(service: Any) -> None:
+async def test_two_jobs_of_one_session_posted_at_once_run_in_order(service: Service) -> None:
     first = await service.submit(lines("answer ready", words="Begin."))
     session_id = first["session_id"]
     await service.finished(first["job_id"])
@@ -80,7 +69,7 @@ async def test_two_jobs_of_one_session_posted_at_once_run_in_order(service: Any)
     assert sorted((await archive_of(service, session_id)).read("log").split()) == [b"a", b"b"]
 
 
-async def test_a_running_job_is_cancelled_in_the_middle_of_a_tool(service: Any) -> None:
+async def test_a_running_job_is_cancelled_in_the_middle_of_a_tool(service: Service) -> None:
     job = await service.submit(lines("write kept.txt yes", "bash tail -f /dev/null", "answer never"))
     await service.when(job["job_id"], lambda j: j["status"] == "processing")
     started = 0
@@ -97,8 +86,8 @@ async def test_a_running_job_is_cancelled_in_the_middle_of_a_tool(service: Any) 
     assert (await service.finished(after["job_id"]))["status"] == "completed"
 
 
-async def test_a_queued_job_is_cancelled_at_once_and_never_runs(start: Any) -> None:
-    service = await start(OVERNIGHT_CONCURRENCY="1")
+async def test_a_queued_job_is_cancelled_at_once_and_never_runs(start: Start) -> None:
+    service = await start(settings={"OVERNIGHT_CONCURRENCY": "1"})
     blocker = await service.submit(lines("bash tail -f /dev/null"))
     await service.until_event(blocker["job_id"], "tool.started")
     waiting = await service.submit(lines("write ran.txt yes"))
@@ -109,14 +98,14 @@ async def test_a_queued_job_is_cancelled_at_once_and_never_runs(start: Any) -> N
     assert "job.started" not in [e["type"] for e in await service.events(waiting["job_id"])]
 
 
-async def test_a_job_that_takes_too_long_fails_and_keeps_its_files(service: Any) -> None:
+async def test_a_job_that_takes_too_long_fails_and_keeps_its_files(service: Service) -> None:
     job = await service.submit(lines("write half.txt done", "bash tail -f /dev/null"), timeout_seconds=4)
     done = await service.finished(job["job_id"], seconds=30)
     assert (done["status"], done["error"]["code"], done["error"]["retryable"]) == ("failed", "timeout", False)
     assert (await archive_of(service, job["session_id"])).read("half.txt") == b"done"
 
 
-async def test_an_overloaded_api_is_tried_again_until_it_answers(service: Any) -> None:
+async def test_an_overloaded_api_is_tried_again_until_it_answers(service: Service) -> None:
     job = await service.submit(lines("error 529 x2", "answer made it"))
     done = await service.finished(job["job_id"])
     assert (done["status"], done["result"], done["attempt"]) == ("completed", "made it", 3)
@@ -124,7 +113,7 @@ async def test_an_overloaded_api_is_tried_again_until_it_answers(service: Any) -
     assert kinds.count("job.retry_scheduled") == 2
 
 
-async def test_a_job_that_fails_for_good_is_a_dead_letter_and_can_be_sent_again(service: Any) -> None:
+async def test_a_job_that_fails_for_good_is_a_dead_letter_and_can_be_sent_again(service: Service) -> None:
     job = await service.submit(lines("error 529 x4", "answer at last"))
     dead = await service.finished(job["job_id"])
     assert (dead["status"], dead["error"]["code"], dead["attempt"]) == ("failed", "overloaded", 4)
@@ -136,13 +125,13 @@ async def test_a_job_that_fails_for_good_is_a_dead_letter_and_can_be_sent_again(
     assert (done["result"], done["attempt"]) == ("at last", 5)
 
 
-async def test_a_refused_key_fails_fast_and_is_not_tried_again(service: Any) -> None:
+async def test_a_refused_key_fails_fast_and_is_not_tried_again(service: Service) -> None:
     job = await service.submit(lines("error 401"))
     done = await service.finished(job["job_id"], seconds=20)
     assert (done["status"], done["error"]["code"], done["attempt"]) == ("failed", "authentication", 1)
 
 
-async def test_a_rate_limit_is_waited_for_and_costs_no_attempt(service: Any) -> None:
+async def test_a_rate_limit_is_waited_for_and_costs_no_attempt(service: Service) -> None:
     job = await service.submit(lines("error 429 x5 retry-after=1 reset=1", "answer through"))
     waiting = await service.when(job["job_id"], lambda j: j["waiting_for"] == "rate_limit")
     assert waiting["status"] == "queued"
@@ -150,7 +139,7 @@ async def test_a_rate_limit_is_waited_for_and_costs_no_attempt(service: Any) -> 
     assert (await service.finished(job["job_id"]))["status"] == "cancelled"
 
 
-async def test_a_file_of_two_mebibytes_is_edited(service: Any) -> None:
+async def test_a_file_of_two_mebibytes_is_edited(service: Service) -> None:
     edit = json.dumps({"file_path": "/workspace/big.txt", "old_string": "needle", "new_string": "found it"})
     job = await service.submit(
         lines(
@@ -168,13 +157,12 @@ async def test_a_file_of_two_mebibytes_is_edited(service: Any) -> None:
     assert len(content) > 2 * 1024 * 1024
 
 
-async def test_a_daemon_that_the_agent_leaves_behind_is_gone(service: Any, e2e: Any) -> None:
-    marker = "987654321"
+async def test_a_daemon_that_the_agent_leaves_behind_is_gone(service: Service, mark: str) -> None:
     job = await service.submit(
-        lines(f"bash setsid nohup sleep {marker} >/dev/null 2>&1 & echo started", "answer ok")
+        lines(f"bash setsid nohup sleep {mark} >/dev/null 2>&1 & echo started", "answer ok")
     )
     assert (await service.finished(job["job_id"]))["status"] == "completed"
-    assert e2e.processes(f"sleep {marker}") == []
+    assert processes(f"sleep {mark}") == []
 
 
 @contextlib.asynccontextmanager
@@ -197,7 +185,7 @@ async def receiver() -> AsyncIterator[tuple[str, asyncio.Queue[tuple[dict[str, s
         yield f"http://127.0.0.1:{port}/hook", got
 
 
-async def test_the_webhook_arrives_signed_and_is_listed(service: Any, e2e: Any) -> None:
+async def test_the_webhook_arrives_signed_and_is_listed(service: Service) -> None:
     async with receiver() as (url, got):
         job = await service.submit(lines("answer signed"), callback_url=url)
         headers, body = await asyncio.wait_for(got.get(), 60)
@@ -209,4 +197,4 @@ async def test_the_webhook_arrives_signed_and_is_listed(service: Any, e2e: Any) 
         rows = (await service.call("GET", f"/jobs/{job['job_id']}/deliveries")).json()["data"]
         return rows if rows[0]["status"] == "delivered" else None
 
-    assert len(await e2e.eventually(logged)) == 1
+    assert len(await eventually(logged)) == 1

@@ -1,16 +1,16 @@
 """The limits of a key while its jobs run, with the real service and the real Claude Code."""
 
 from datetime import datetime
-from typing import Any
 
 import pytest
+from tests.e2e.service import Service
 
 pytestmark = pytest.mark.e2e
 
 DEAR = "rehearsal: usage 0 1000000"  # 20 dollars of the default model
 
 
-async def test_a_run_stops_at_the_budget_of_its_owners_day_and_goes_on_tomorrow(service: Any) -> None:
+async def test_a_run_stops_at_the_budget_of_its_owners_day_and_goes_on_tomorrow(service: Service) -> None:
     await service.use_key("--owner", "alice", "--daily-budget-usd", "15")
     job = await service.submit(f"spend\n{DEAR}\nrehearsal: bash true\nrehearsal: answer no")
 
@@ -24,7 +24,7 @@ async def test_a_run_stops_at_the_budget_of_its_owners_day_and_goes_on_tomorrow(
     assert shown["cost_usd"] >= 15.0
 
 
-async def test_a_run_cannot_ask_for_a_model_that_its_key_does_not_name(service: Any) -> None:
+async def test_a_run_cannot_ask_for_a_model_that_its_key_does_not_name(service: Service) -> None:
     await service.use_key("--owner", "alice", "--model", "sonnet")
     ask = (
         "curl -s -o /dev/null -w 'status=%{http_code}' -H \"x-api-key: $ANTHROPIC_API_KEY\" "
@@ -38,7 +38,7 @@ async def test_a_run_cannot_ask_for_a_model_that_its_key_does_not_name(service: 
     assert "status=403" in str(tools)
 
 
-async def test_a_job_over_the_running_limit_waits_for_the_other_to_end(service: Any) -> None:
+async def test_a_job_over_the_running_limit_waits_for_the_other_to_end(service: Service) -> None:
     await service.use_key("--owner", "alice", "--max-running", "1")
     first = await service.submit("x\nrehearsal: bash tail -f /dev/null")
     await service.until_event(first["job_id"], "tool.started")

@@ -1,28 +1,24 @@
 """The next job of a session on the same worker: nothing is fetched, with the real Claude Code."""
 
-from typing import Any
-
 import pytest
+from tests.e2e.service import Start, lines
 
 pytestmark = pytest.mark.e2e
 
 
-def lines(words: str, *directives: str) -> str:
-    return "\n".join([words, *(f"rehearsal: {directive}" for directive in directives)])
-
-
-async def test_a_follow_up_starts_warm_and_finds_files_and_conversation(start: Any) -> None:
-    service = await start(OVERNIGHT_CONCURRENCY="1")
+async def test_a_follow_up_starts_warm_and_finds_files_and_conversation(start: Start) -> None:
+    service = await start(settings={"OVERNIGHT_CONCURRENCY": "1"})
     first = await service.submit(
         lines(
-            "Build it.",
             "bash mkdir node_modules && echo x > node_modules/x && echo a > a.txt",
             "answer built",
+            words="Build it.",
         )
     )
     await service.finished(first["job_id"])
     second = await service.submit(
-        lines("Look.", "bash cat a.txt > b.txt; ls > list.txt", "recall"), session_id=first["session_id"]
+        lines("bash cat a.txt > b.txt; ls > list.txt", "recall", words="Look."),
+        session_id=first["session_id"],
     )
     done = await service.finished(second["job_id"])
     assert (done["status"], "Build it." in done["result"]) == ("completed", True)
