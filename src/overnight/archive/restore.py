@@ -2,15 +2,17 @@
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from overnight.archive.hands import HANDS, share_out
 from overnight.archive.model import ArchiveRefused, Kind, Refusal
 from overnight.archive.owners import Owner
-from overnight.archive.reader import ArchiveFile, Record, Window
+from overnight.archive.reader import ArchiveFile, Record
 from overnight.archive.record import status_of
-from overnight.archive.spans import STEP, Span, content, is_small, whole
+from overnight.archive.spans import Span, batches, contents
 from overnight.archive.walk import OPEN_DIRECTORY
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -29,136 +31,154 @@ class Manner:
     owner: Owner | None
     statuses: dict[bytes, bytes] | None = None
 
+    def finish(self, fd: int, record: Record | None) -> None:
+        """The owner before the mode: a change of owner may clear bits of it. None: a directory without entry."""
+        if self.owner is not None:
+            os.fchown(fd, *self.owner)
+        if record is None:
+            return
+        os.fchmod(fd, self._mode(record))
+        if not self.fresh_times:
+            mtime_ns = record.mtime_ns
+            os.utime(fd, ns=(mtime_ns, mtime_ns))
+        if self.statuses is not None:
+            self.statuses[record.raw_name.removesuffix(b"/")] = status_of(os.fstat(fd))
 
+    def finish_link(self, directory: int, leaf: str, record: Record) -> None:
+        if self.owner is not None:
+            os.chown(leaf, *self.owner, dir_fd=directory, follow_symlinks=False)
+        if not self.fresh_times:
+            times = (record.mtime_ns, record.mtime_ns)
+            os.utime(leaf, ns=times, dir_fd=directory, follow_symlinks=False)
+        if self.statuses is not None:
+            status = os.stat(leaf, dir_fd=directory, follow_symlinks=False)
+            self.statuses[record.raw_name] = status_of(status)
+
+    def _mode(self, record: Record) -> int:
+        """Ours as it was; a stranger's becomes plain. Never set-user-id or set-group-id."""
+        if not self.plain_modes:
+            return record.mode & 0o1777
+        return 0o755 if record.kind is Kind.DIRECTORY or record.mode & 0o100 else 0o644
+
+
+@dataclass(frozen=True, slots=True)
 class Restore:
-    """Call `close` in the end: one descriptor is open per level."""
+    """All entries to restore must be below the prefix."""
 
-    def __init__(self, root: Path, archive: ArchiveFile, manner: Manner, prefix: str) -> None:
-        self._prefix = f"{prefix}/" if prefix else ""
-        self._archive = archive
-        self._ahead = Window(archive, 2 * STEP)
-        self._manner = manner
+    root: Path
+    archive: ArchiveFile
+    manner: Manner
+    prefix: str
+
+    def run(self, share: list[Span], targets: Mapping[str, bytes]) -> None:
+        """Directories first, then files, by several threads; none of those meets another's.
+
+        Links come after all files and before the modes of directories, which may forbid writing. The root
+        changes hands last: until then a new owner cannot reach in and move things about.
+        """
+        made = self._directories(share)
+        with closing(_Reach(self.root)) as reach:
+            for path in sorted(made):
+                _make_directory(reach, path)
+            self._write_files([span for span in share if span.record.kind is Kind.FILE])
+            for span in share:
+                if span.record.kind is Kind.SYMLINK:
+                    self._write_link(reach, span.record, targets[span.record.name])
+            for path in sorted(made, reverse=True):  # what lies inside comes first
+                self.manner.finish(reach.directory(path), made[path])
+            self.manner.finish(reach.directory(""), None)
+
+    def path_of(self, record: Record) -> str:
+        return record.name[len(self.prefix) + 1 :] if self.prefix else record.name
+
+    def _directories(self, share: Iterable[Span]) -> dict[str, Record | None]:
+        """By path: those with an entry of their own, and those that only names imply."""
+        found: dict[str, Record | None] = {}
+        for record, _ in share:
+            path = self.path_of(record)
+            if record.kind is Kind.DIRECTORY:
+                found[path] = record
+            while (path := path.rpartition("/")[0]) and path not in found:
+                found[path] = None
+        return found
+
+    def _write_files(self, files: Iterable[Span]) -> None:
+        with ExitStack() as hands:
+            writers = [
+                _FileWriter(self, hands.enter_context(closing(_Reach(self.root)))) for _ in range(HANDS)
+            ]
+            share_out(list(batches(files)), [writer.write for writer in writers])
+
+    def _write_link(self, reach: "_Reach", record: Record, target: bytes) -> None:
+        parent, _, leaf = self.path_of(record).rpartition("/")
+        directory = reach.directory(parent)
+        try:
+            os.symlink(target, os.fsencode(leaf), dir_fd=directory)
+        except OSError as error:
+            raise _clash(error) from error
+        self.manner.finish_link(directory, leaf, record)
+
+
+class _Reach:
+    """Reaches directories below the root, each from the one above it: one open descriptor per level, until `close`.
+
+    The way to the last one is kept: the entries of one directory mostly follow each other.
+    """
+
+    def __init__(self, root: Path) -> None:
         self._open: list[tuple[str, int]] = [("", os.open(root, OPEN_DIRECTORY))]
         self._here = ""
-        self._made: dict[str, Record | None] = {}
 
     def close(self) -> None:
         while self._open:
             os.close(self._open.pop()[1])
 
-    def run(self, share: list[Span], targets: Mapping[str, bytes]) -> None:
-        """All entries must be below the prefix.
+    def directory(self, path: str) -> int:
+        """A descriptor that is good until the next call."""
+        if path != self._here:
+            self._go(path.split("/") if path else [])
+            self._here = path
+        return self._open[-1][1]
 
-        Links come after all files and before the modes of directories, which may forbid writing. The root
-        changes hands last: until then a new owner cannot reach in and move things about.
-        """
-        links = []
-        for span in share:
-            kind = span.record.kind
-            if kind is Kind.FILE:
-                self._write_file(span)
-            elif kind is Kind.SYMLINK:
-                links.append(span.record)
-            else:
-                self._make_directory(span.record)
-        for record in links:
-            self._write_link(record, targets[record.name])
-        self._finish_directories()
-
-    def _path(self, record: Record) -> str:
-        return record.name.removeprefix(self._prefix)
-
-    def _directory(self, path: str) -> int:
-        """An open descriptor of a directory below the root, made if need be.
-
-        Those on its way are kept for the next call: the entries of one directory mostly follow each other.
-        """
-        if path == self._here:
-            return self._open[-1][1]
-        parts = path.split("/") if path else []
+    def _go(self, parts: list[str]) -> None:
         shared = 0
         while shared < min(len(parts), len(self._open) - 1) and self._open[shared + 1][0] == parts[shared]:
             shared += 1
         while len(self._open) > shared + 1:
             os.close(self._open.pop()[1])
-        for depth in range(shared, len(parts)):
-            self._enter("/".join(parts[: depth + 1]), parts[depth])
-        self._here = path
-        return self._open[-1][1]
+        for part in parts[shared:]:
+            self._open.append((part, os.open(part, OPEN_DIRECTORY, dir_fd=self._open[-1][1])))
 
-    def _enter(self, path: str, leaf: str) -> None:
-        above = self._open[-1][1]
-        if path not in self._made:
+
+@dataclass(frozen=True, slots=True)
+class _FileWriter:
+    """One thread's."""
+
+    restore: Restore
+    reach: _Reach
+
+    def write(self, batch: list[Span]) -> None:
+        for record, pieces in contents(self.restore.archive, batch):
+            parent, _, leaf = self.restore.path_of(record).rpartition("/")
+            directory = self.reach.directory(parent)
             try:
-                os.mkdir(leaf, 0o700, dir_fd=above)
+                fd = os.open(leaf, _CREATE, 0o600, dir_fd=directory)
             except OSError as error:
                 raise _clash(error) from error
-            self._made[path] = None
-        self._open.append((leaf, os.open(leaf, OPEN_DIRECTORY, dir_fd=above)))
-
-    def _make_directory(self, record: Record) -> None:
-        path = self._path(record)
-        self._directory(path)
-        self._made[path] = record
-
-    def _finish_directories(self) -> None:
-        """What lies inside comes first."""
-        for path in sorted(self._made, reverse=True):
-            self._finish(self._directory(path), self._made[path])
-        self._finish(self._directory(""), None)
-
-    def _write_file(self, span: Span) -> None:
-        record = span.record
-        parent, _, leaf = self._path(record).rpartition("/")
-        directory = self._directory(parent)
-        try:
-            fd = os.open(leaf, _CREATE, 0o600, dir_fd=directory)
-        except OSError as error:
-            raise _clash(error) from error
-        try:
-            if is_small(record):
-                _write_all(fd, whole(record, self._ahead.read(span.start, record.compressed_size)))
-            else:
-                for piece in content(self._archive, span):
+            try:
+                for piece in pieces:
                     _write_all(fd, piece)
-            self._finish(fd, record)
-        finally:
-            os.close(fd)
+                self.restore.manner.finish(fd, record)
+            finally:
+                os.close(fd)
 
-    def _write_link(self, record: Record, target: bytes) -> None:
-        parent, _, leaf = self._path(record).rpartition("/")
-        directory = self._directory(parent)
-        try:
-            os.symlink(target, os.fsencode(leaf), dir_fd=directory)
-        except OSError as error:
-            raise _clash(error) from error
-        if self._manner.owner is not None:
-            os.chown(leaf, *self._manner.owner, dir_fd=directory, follow_symlinks=False)
-        if not self._manner.fresh_times:
-            times = (record.mtime_ns, record.mtime_ns)
-            os.utime(leaf, ns=times, dir_fd=directory, follow_symlinks=False)
-        if self._manner.statuses is not None:
-            status = os.stat(leaf, dir_fd=directory, follow_symlinks=False)
-            self._manner.statuses[record.raw_name] = status_of(status)
 
-    def _finish(self, fd: int, record: Record | None) -> None:
-        """The owner before the mode: a change of owner may clear bits of it. None: a directory without entry."""
-        if self._manner.owner is not None:
-            os.fchown(fd, *self._manner.owner)
-        if record is None:
-            return
-        os.fchmod(fd, self._mode(record))
-        if not self._manner.fresh_times:
-            mtime_ns = record.mtime_ns
-            os.utime(fd, ns=(mtime_ns, mtime_ns))
-        if self._manner.statuses is not None:
-            self._manner.statuses[record.raw_name.removesuffix(b"/")] = status_of(os.fstat(fd))
-
-    def _mode(self, record: Record) -> int:
-        """Ours as it was; a stranger's becomes plain. Never set-user-id or set-group-id."""
-        if not self._manner.plain_modes:
-            return record.mode & 0o1777
-        return 0o755 if record.kind is Kind.DIRECTORY or record.mode & 0o100 else 0o644
+def _make_directory(reach: _Reach, path: str) -> None:
+    parent, _, leaf = path.rpartition("/")
+    try:
+        os.mkdir(leaf, 0o700, dir_fd=reach.directory(parent))
+    except OSError as error:
+        raise _clash(error) from error
 
 
 def _write_all(fd: int, piece: bytes) -> None:

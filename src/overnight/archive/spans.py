@@ -1,6 +1,6 @@
 """Where each entry lies in the file, and its content, with real counters."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -17,6 +17,10 @@ WHOLE = 512 * KIB
 
 _AHEAD = 32 * KIB
 """Read with a local header: those of small entries that follow come along."""
+
+_STRETCH = 1 << 20
+_NEIGHBOURS = 128
+"""A batch lies within so many bytes, and holds so many entries at most."""
 
 _DESCRIPTORS = frozenset({12, 16, 20, 24})
 """Lengths of a data descriptor: with or without signature, with 32-bit or 64-bit numbers."""
@@ -72,6 +76,35 @@ def _agree(record: Record, crc: int, sizes: tuple[int, int]) -> bool:
     return sizes == true or all(
         short in {long, layout.FULL_32} for short, long in zip(sizes, true, strict=True)
     )
+
+
+def batches(placed: Iterable[Span]) -> Iterator[list[Span]]:
+    """In the same order: small entries near each other, which one read brings in, and large ones alone."""
+    batch: list[Span] = []
+    for span in placed:
+        record, start = span
+        small = is_small(record)
+        end = start + record.compressed_size
+        if batch and not (small and end - batch[0].start <= _STRETCH and len(batch) < _NEIGHBOURS):
+            yield batch
+            batch = []
+        batch.append(span)
+        if not small:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def contents(archive: ArchiveFile, batch: list[Span]) -> Iterator[tuple[Record, Iterable[bytes]]]:
+    """The plain bytes of each entry of a batch, to be used up before the next; raises as `content` does."""
+    first, last = batch[0].start, batch[-1]
+    if not is_small(last.record):
+        yield last.record, content(archive, last)
+        return
+    block = archive.read(first, last.start + last.record.compressed_size - first)
+    for record, start in batch:
+        yield record, (whole(record, block[start - first : start - first + record.compressed_size]),)
 
 
 def content(archive: ArchiveFile, span: Span) -> Iterator[bytes]:

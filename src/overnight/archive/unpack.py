@@ -3,7 +3,7 @@
 import errno
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from overnight.archive.judge import Judged, judge
@@ -63,8 +63,7 @@ def unpack(
                     owner=owner,
                     statuses=None if record is None else statuses,
                 )
-                with closing(Restore(places[prefix], archive, manner, prefix)) as restore:
-                    restore.run(share, judged.targets)
+                Restore(places[prefix], archive, manner, prefix).run(share, judged.targets)
             if record is not None and sha256 is not None:
                 directory = directory_sha256(archive, judged.directory_start)
                 Record(archive.size, sha256, directory, sections_of(statuses)).save(record)
