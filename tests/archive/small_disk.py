@@ -7,6 +7,7 @@ PLACE has room. The last line of stdout is what was seen, as JSON.
 
 import asyncio
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -72,7 +73,24 @@ def fetching(disk: Path, place: Path) -> Seen:
     return {**seen, "kept": (disk / "target.zip").read_bytes().decode()}
 
 
-CASES = {case.__name__: case for case in (unpacking, packing, storing, fetching)}
+def commands(disk: Path, place: Path) -> Seen:
+    """What the command line says."""
+    overnight = Path(sys.executable).with_name("overnight")
+    runs = [
+        subprocess.run([overnight, "archive", *words], capture_output=True, text=True, check=False)
+        for words in (
+            ["unpack", place / "large.zip", disk / "target"],
+            ["pack", place / "large", disk / "a.zip"],
+        )
+    ]
+    return {
+        "said": [run.stderr for run in runs],
+        "codes": [run.returncode for run in runs],
+        "after": files(disk),
+    }
+
+
+CASES = {case.__name__: case for case in (unpacking, packing, storing, fetching, commands)}
 
 if __name__ == "__main__":
     print(json.dumps(CASES[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))))

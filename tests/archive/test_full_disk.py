@@ -84,3 +84,13 @@ def test_a_fetch_leaves_the_older_file(run: Run) -> None:
     assert seen["errno"] == errno.ENOSPC
     assert seen["after"] == seen["before"] == {"target.zip": 3}
     assert seen["kept"] == "old"
+
+
+def test_the_commands_say_what_was_kept_and_what_to_do(run: Run) -> None:
+    seen = run("commands")
+    for said in seen["said"]:
+        assert said.startswith("overnight: The disk is full.")
+        assert "as it was" in said
+        assert "Make room" in said
+    assert seen["codes"] == [1, 1]
+    assert seen["after"] == {}

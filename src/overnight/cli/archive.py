@@ -1,7 +1,9 @@
 """`overnight archive`: pack, unpack and list zips, with the engine that keeps sessions. Blocking."""
 
+import errno
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -57,7 +59,7 @@ def pack_directory(directory: Path, file: Path, order: Order) -> Exit:
             f"{visible(str(file))} lies in the directory itself. Nothing was written: name another place.",
             Exit.FAILED,
         )
-    try:
+    with _told():
         packed = pack(
             [Part(directory, "")],
             file,
@@ -67,17 +69,13 @@ def pack_directory(directory: Path, file: Path, order: Order) -> Exit:
             settled=False,
             check=Check.CONTENT if order.by_content else Check.STATUS,
         )
-    except ArchiveRefused as refused:
-        raise Unable(str(refused), Exit.FAILED) from None
-    typer.echo("\n".join(_told(packed, file, order.base)))
+    typer.echo("\n".join(_lines(packed, file, order.base)))
     return Exit.OK
 
 
 def unpack_into(file: Path, directory: Path, *, untrusted: bool) -> Exit:
-    try:
+    with _told():
         done = unpack(file, {"": directory.absolute()}, profile=UPLOAD if untrusted else OWN)
-    except ArchiveRefused as refused:
-        raise Unable(str(refused), Exit.FAILED) from None
     typer.echo(
         f"unpacked {done.entries} entries, {done.content_bytes:,} bytes, into {visible(str(directory))}"
     )
@@ -85,10 +83,8 @@ def unpack_into(file: Path, directory: Path, *, untrusted: bool) -> Exit:
 
 
 def show(file: Path, *, json: bool) -> Exit:
-    try:
+    with _told():
         entries = inspect(file).entries
-    except ArchiveRefused as refused:
-        raise Unable(str(refused), Exit.FAILED) from None
     if json:
         typer.echo(as_json([_line(entry) for entry in entries]))
     else:
@@ -100,7 +96,24 @@ def show(file: Path, *, json: bool) -> Exit:
     return Exit.OK
 
 
-def _told(packed: Packed, file: Path, base: Path | None) -> Iterator[str]:
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Refusals and a full disk as the reason to stop; other errors of the system pass."""
+    try:
+        yield
+    except ArchiveRefused as refused:
+        raise Unable(str(refused), Exit.FAILED) from None
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        kept = "What was there before is as it was, and nothing else was left."
+        raise Unable(f"The disk is full. {kept} Make room and try again.", Exit.FAILED) from None
+
+
+def _lines(packed: Packed, file: Path, base: Path | None) -> Iterator[str]:
     yield f"packed {packed.entries} entries into {visible(str(file))}: {packed.size:,} bytes"
     if packed.incremental:
         yield f"copied {packed.reused_entries} of them from the base; {packed.fresh_bytes:,} bytes are new"
