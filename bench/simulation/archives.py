@@ -7,8 +7,9 @@ from bench.simulation.ledger import Ledger
 from bench.simulation.plan import Rules
 from bench.simulation.witness import Violation
 
+from overnight.domain.archive_names import parse_archive_name
 from overnight.domain.job import Job, Session, Snapshot
-from overnight.domain.retention import RetentionPolicy, StoredArchives, parse_archive_name
+from overnight.domain.retention import RetentionPolicy, StoredArchives
 
 
 class Archives:

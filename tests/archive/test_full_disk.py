@@ -29,7 +29,7 @@ def run(tmp_path: Path) -> Run:
     (tmp_path / "disk").mkdir()
 
     def on_small_disk(case: str) -> Any:
-        command = [
+        command: list[str | Path] = [
             "unshare",
             "-rm",
             "sh",

@@ -1,63 +1,68 @@
-"""Shares work out among a few threads. Inflating and system calls leave the interpreter to the others."""
+"""Shares work out between two threads. Inflating and system calls leave the interpreter to the other one."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-
-HANDS = 2
-"""Threads of one restore, the caller's among them. A third had nothing to gain on two cores."""
+Task = tuple[int, T]
 
 
-def share_out(tasks: Sequence[T], hands: Sequence[Callable[[T], None]]) -> None:
-    """Each task goes to the next hand that is free; the first hand is the caller's own thread.
+def share_out(
+    short: Iterable[Task[T]], long: Iterable[Task[T]], hands: tuple[Callable[[T], None], Callable[[T], None]]
+) -> None:
+    """The caller's thread does the short tasks, and then helps a second thread, which does the long ones.
 
-    Raises what the earliest failing task raised, once all hands have stopped: whatever the timing, it is what one
-    hand alone would have raised.
+    Short tasks want the interpreter all the time: in two threads they would get in each other's way. Tasks are
+    numbered, in each line upwards. Raises the failure with the lowest number once both threads have
+    stopped: all tasks before it are done then, so whatever the timing, it is the one that one thread would have met.
     """
-    turns = _Turns(tasks)
-    helpers: list[threading.Thread] = []
+    turns = _Turns[T]()
+    lines = iter(short), iter(long)
+    helper = threading.Thread(target=turns.work, args=(lines[1], hands[1]), name="overnight-hand")
     try:
-        for hand in hands[1 : len(tasks)]:
-            helper = threading.Thread(target=turns.work, args=(hand,), name="overnight-hand")
-            with suppress(RuntimeError):  # no thread to be had: those that are there do it all
-                helper.start()
-                helpers.append(helper)
-        turns.work(hands[0])
-    finally:
+        with suppress(RuntimeError):  # no thread to be had: then one does it all
+            helper.start()
+        for line in lines:
+            turns.work(line, hands[0])
+    except BaseException:  # an interrupt: failures of tasks are told below
         turns.end()
-        for helper in helpers:
+        raise
+    finally:
+        if helper.ident:  # it was started
             helper.join()
-    turns.raise_earliest()
+    turns.raise_first()
 
 
 class _Turns(Generic[T]):
-    """Tasks are begun in order, and none is broken off: before one that failed, all others are over."""
+    """After a failure only what comes before it is still begun."""
 
-    def __init__(self, tasks: Sequence[T]) -> None:
-        self._tasks = enumerate(tasks)
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._over = False
-        self._failures: dict[int, BaseException] = {}
+        self._end: float = float("inf")
+        self._failures: dict[int, Exception] = {}
 
-    def work(self, hand: Callable[[T], None]) -> None:
-        while (turn := self._next()) is not None:
+    def work(self, line: Iterator[Task[T]], hand: Callable[[T], None]) -> None:
+        while (turn := self._next(line)) is not None:
             number, task = turn
             try:
                 hand(task)
-            except BaseException as error:  # noqa: BLE001 - raised in the caller's thread, by `raise_earliest`
-                self._failures[number] = error
-                self.end()
+            except Exception as error:  # noqa: BLE001 - any: it is raised in the caller's thread, by `raise_first`
+                with self._lock:
+                    self._failures[number] = error
+                    self._end = min(self._end, number)
 
     def end(self) -> None:
-        self._over = True
+        """Nothing more is begun."""
+        with self._lock:
+            self._end = -1
 
-    def raise_earliest(self) -> None:
+    def raise_first(self) -> None:
         if self._failures:
             raise self._failures[min(self._failures)]
 
-    def _next(self) -> tuple[int, T] | None:
+    def _next(self, line: Iterator[Task[T]]) -> Task[T] | None:
         with self._lock:
-            return None if self._over else next(self._tasks, None)
+            turn = next(line, None)
+            return turn if turn is not None and turn[0] < self._end else None

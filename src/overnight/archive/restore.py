@@ -3,16 +3,16 @@
 import errno
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from overnight.archive.hands import HANDS, share_out
+from overnight.archive.hands import share_out
 from overnight.archive.model import ArchiveRefused, Kind, Refusal
 from overnight.archive.owners import Owner
 from overnight.archive.reader import ArchiveFile, Record
 from overnight.archive.record import status_of
-from overnight.archive.spans import Span, batches, contents
+from overnight.archive.spans import Span, batches, contents, is_small
 from overnight.archive.walk import OPEN_DIRECTORY
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -71,7 +71,7 @@ class Restore:
     prefix: str
 
     def run(self, share: list[Span], targets: Mapping[str, bytes]) -> None:
-        """Directories first, then files, by several threads; none of those meets another's.
+        """Directories first, then files: a second thread writes the large ones.
 
         Links come after all files and before the modes of directories, which may forbid writing. The root
         changes hands last: until then a new owner cannot reach in and move things about.
@@ -103,11 +103,11 @@ class Restore:
         return found
 
     def _write_files(self, files: Iterable[Span]) -> None:
-        with ExitStack() as hands:
-            writers = [
-                _FileWriter(self, hands.enter_context(closing(_Reach(self.root)))) for _ in range(HANDS)
-            ]
-            share_out(list(batches(files)), [writer.write for writer in writers])
+        numbered = list(enumerate(batches(files)))
+        small = [(number, batch) for number, batch in numbered if is_small(batch[0].record)]
+        large = [(number, batch) for number, batch in numbered if not is_small(batch[0].record)]
+        with closing(_Reach(self.root)) as one, closing(_Reach(self.root)) as other:
+            share_out(small, large, (_FileWriter(self, one).write, _FileWriter(self, other).write))
 
     def _write_link(self, reach: "_Reach", record: Record, target: bytes) -> None:
         parent, _, leaf = self.path_of(record).rpartition("/")
