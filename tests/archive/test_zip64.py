@@ -10,7 +10,7 @@ from typing import BinaryIO
 import pytest
 
 from overnight.archive import Kind, Part, inspect, pack, unpack
-from overnight.archive.output import Range
+from overnight.archive.model import Range
 from overnight.archive.writer import EMPTY, Body, Head, ZipWriter, squeezed
 
 MIB = 1 << 20
