@@ -73,16 +73,14 @@ def fetching(disk: Path, place: Path) -> Seen:
     return {**seen, "kept": (disk / "target.zip").read_bytes().decode()}
 
 
-def commands(disk: Path, place: Path) -> Seen:
+def commanding(disk: Path, place: Path) -> Seen:
     """What the command line says."""
     overnight = Path(sys.executable).with_name("overnight")
-    runs = [
-        subprocess.run([overnight, "archive", *words], capture_output=True, text=True, check=False)
-        for words in (
-            ["unpack", place / "large.zip", disk / "target"],
-            ["pack", place / "large", disk / "a.zip"],
-        )
+    commands: list[list[str | Path]] = [
+        [overnight, "archive", "unpack", place / "large.zip", disk / "target"],
+        [overnight, "archive", "pack", place / "large", disk / "a.zip"],
     ]
+    runs = [subprocess.run(command, capture_output=True, text=True, check=False) for command in commands]
     return {
         "said": [run.stderr for run in runs],
         "codes": [run.returncode for run in runs],
@@ -90,7 +88,7 @@ def commands(disk: Path, place: Path) -> Seen:
     }
 
 
-CASES = {case.__name__: case for case in (unpacking, packing, storing, fetching, commands)}
+CASES = {case.__name__: case for case in (unpacking, packing, storing, fetching, commanding)}
 
 if __name__ == "__main__":
     print(json.dumps(CASES[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))))

@@ -87,7 +87,7 @@ def test_a_fetch_leaves_the_older_file(run: Run) -> None:
 
 
 def test_the_commands_say_what_was_kept_and_what_to_do(run: Run) -> None:
-    seen = run("commands")
+    seen = run("commanding")
     for said in seen["said"]:
         assert said.startswith("overnight: The disk is full.")
         assert "as it was" in said
