@@ -10,7 +10,6 @@ from typing import BinaryIO
 import pytest
 
 from overnight.archive import Kind, Part, inspect, pack, unpack
-from overnight.archive.model import Range
 from overnight.archive.writer import EMPTY, Body, Head, ZipWriter, squeezed
 
 MIB = 1 << 20
@@ -18,19 +17,16 @@ ZEROS = bytes(MIB)
 
 
 class Straight:
-    """The output of a pack, into a file and without a base."""
+    """Into a file, and without a base."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes, /) -> None:
         self.file.write(chunk)
 
-    def copy(self, piece: Range) -> None:
+    def copy(self, offset: int, length: int, /) -> None:
         raise AssertionError("there is no base")
-
-    def finish(self) -> None:
-        return None
 
 
 def test_more_entries_than_16_bits_count(tmp_path: Path) -> None:
@@ -47,7 +43,7 @@ def test_more_entries_than_16_bits_count(tmp_path: Path) -> None:
 class Holes(Straight):
     """Blocks of zeros become holes, so that 5 GiB cost nothing."""
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes, /) -> None:
         if chunk is ZEROS:
             self.file.seek(len(chunk), 1)
         else:

@@ -41,20 +41,6 @@ class StreamSink:
         self._file.flush()
 
 
-class Output(Protocol):
-    """Both calls raise ArchiveRefused over a limit of bytes, and may raise what an earlier one ended with."""
-
-    def write(self, chunk: bytes) -> None: ...
-
-    def copy(self, piece: Range) -> None:
-        """What the base holds there."""
-        ...
-
-    def finish(self) -> str | None:
-        """All has arrived. The SHA-256 of it, or None if not every byte was seen."""
-        ...
-
-
 @runtime_checkable
 class Assembly(Protocol):
     """One who puts an archive together where its base lies, as an object store does that copies ranges.
@@ -66,6 +52,14 @@ class Assembly(Protocol):
 
     def copy(self, offset: int, length: int, /) -> object:
         """Bytes of the base, as it was given to `pack`."""
+        ...
+
+
+class Output(Assembly, Protocol):
+    """Both calls raise ArchiveRefused over a limit of bytes, and may raise what an earlier one ended with."""
+
+    def finish(self) -> str | None:
+        """All has arrived. The SHA-256 of it, or None if not every byte was seen."""
         ...
 
 
@@ -120,13 +114,13 @@ class AssemblyOutput:
         self._assembly = assembly
         self._budget = _Budget(limit)
 
-    def write(self, chunk: bytes) -> None:
-        self._budget.take(len(chunk))
-        self._assembly.write(chunk)
+    def write(self, data: bytes, /) -> None:
+        self._budget.take(len(data))
+        self._assembly.write(data)
 
-    def copy(self, piece: Range) -> None:
-        self._budget.take(piece.length)
-        self._assembly.copy(piece.offset, piece.length)
+    def copy(self, offset: int, length: int, /) -> None:
+        self._budget.take(length)
+        self._assembly.copy(offset, length)
 
     def finish(self) -> None:
         return None
@@ -175,16 +169,16 @@ class HashedOutput:
     ) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def write(self, chunk: bytes) -> None:
-        self._held.append(chunk)
-        self._held_bytes += len(chunk)
+    def write(self, data: bytes, /) -> None:
+        self._held.append(data)
+        self._held_bytes += len(data)
         if self._held_bytes >= BATCH:
             self._hand_over()
 
-    def copy(self, piece: Range) -> None:
+    def copy(self, offset: int, length: int, /) -> None:
         self._hand_over()
-        self._budget.take(piece.length)
-        self._enqueue(partial(self._copy, piece.offset, piece.offset + piece.length))
+        self._budget.take(length)
+        self._enqueue(partial(self._copy, offset, offset + length))
 
     def finish(self) -> str:
         self._hand_over()

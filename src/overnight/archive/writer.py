@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from overnight.archive import layout
 from overnight.archive.codec import DEFLATED, STORED, crc32, deflate
 from overnight.archive.model import Kind, Range
-from overnight.archive.output import Output
+from overnight.archive.output import Assembly
 
 _KIND_BITS = {Kind.FILE: stat.S_IFREG, Kind.DIRECTORY: stat.S_IFDIR, Kind.SYMLINK: stat.S_IFLNK}
 _DOS_DIRECTORY = 0x10
@@ -99,7 +99,7 @@ def _is_utf8(name: str) -> bool:
 class ZipWriter:
     """Lengths are known before a header is written, but for streams: those get a data descriptor."""
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: Assembly) -> None:
         self._output = output
         self._central = bytearray()
         self.position = 0
@@ -153,7 +153,7 @@ class ZipWriter:
         self.position += len(chunk)
 
     def _copy(self, piece: Range) -> None:
-        self._output.copy(piece)
+        self._output.copy(*piece)
         self.position += piece.length
 
 
