@@ -31,6 +31,7 @@ import prepare
 from overnight.domain.keys import RANDOM_BYTES, ApiKey, KeyLimits, Scope, digest, make_key, parse_key
 from overnight.domain.signature import new_secret
 from overnight.rehearsal.account import StandInAccount, account_app
+from overnight.rehearsal.pull_queue import pull_queue_app
 from overnight.serving import listen, serving, url_of
 
 START_SECONDS = 120.0
@@ -109,9 +110,10 @@ def _start_pull(token: str) -> str:
     """The stand-in of the account with its pull interface, in a thread that ends with this process. Returns its
     address."""
     listener = listen("127.0.0.1", 0)
+    app = account_app(_account(token), pull_queue_app(token, time.time))
 
     async def serve() -> None:
-        async with serving(account_app(_account(token), time.time), listener, grace_seconds=1.0):
+        async with serving(app, listener, grace_seconds=1.0):
             await asyncio.Event().wait()
 
     threading.Thread(target=asyncio.run, args=(serve(),), daemon=True).start()
