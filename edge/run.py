@@ -31,7 +31,7 @@ import prepare
 from overnight.domain.keys import RANDOM_BYTES, ApiKey, KeyLimits, Scope, digest, make_key, parse_key
 from overnight.domain.signature import new_secret
 from overnight.rehearsal.account import StandInAccount, account_app
-from overnight.rehearsal.pull_queue import MAX_RETRIES
+from overnight.rehearsal.pull_queue import MAX_RETRIES, pull_queue_app
 from overnight.serving import listen, serving, url_of
 
 START_SECONDS = 120.0
@@ -113,7 +113,7 @@ def _start_pull(token: str, max_retries: int) -> str:
     """The stand-in of the account with its pull interface, in a thread that ends with this process. Returns its
     address."""
     listener = listen("127.0.0.1", 0)
-    app = account_app(_account(token), time.time, max_retries=max_retries)
+    app = account_app(_account(token), pull_queue_app(token, time.time, max_retries=max_retries))
 
     async def serve() -> None:
         async with serving(app, listener, grace_seconds=1.0):

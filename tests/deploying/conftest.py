@@ -22,6 +22,7 @@ from starlette.routing import Route
 from overnight.cli.main import app
 from overnight.deploying.names import WORKER
 from overnight.rehearsal.account import StandInAccount, account_app
+from overnight.rehearsal.pull_queue import pull_queue_app
 from overnight.serving import listen, serving, url_of
 
 TOKEN = "a-token-of-the-account"
@@ -108,8 +109,8 @@ def uploads() -> Uploads:
 @pytest.fixture
 async def api(account: StandInAccount, uploads: Uploads) -> AsyncIterator[str]:
     """The address of Cloudflare's API."""
-    app = account_app(account, time.time, more=wrangler_calls(account, uploads))
-    async with _served(app) as url:
+    pull = pull_queue_app(account.token, time.time)
+    async with _served(account_app(account, pull, more=wrangler_calls(account, uploads))) as url:
         yield url
 
 

@@ -16,8 +16,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from overnight.rehearsal.pull_queue import MAX_RETRIES, Now, pull_queue_app
-
 Json = dict[str, Any]
 
 READ, WRITE = "Read", "Write"
@@ -57,10 +55,9 @@ class NotThere(Exception):
 Answer = Callable[[StandInAccount, Request, Json], Any]
 
 
-def account_app(
-    account: StandInAccount, now: Now, *, max_retries: int = MAX_RETRIES, more: Sequence[Route] = ()
-) -> Starlette:
-    """Opened by `Authorization: Bearer` and the account's token. Any account id is this account's. `more` is open."""
+def account_app(account: StandInAccount, pull: Starlette, *, more: Sequence[Route] = ()) -> Starlette:
+    """Opened by `Authorization: Bearer` and the account's token. Any account id is this account's. `pull` is the
+    interface of its messages (`pull_queue_app`); `more` is open."""
     base = "/accounts/{account}"
     queue, kv = base + "/queues/{queue}", base + "/storage/kv/namespaces"
     script = base + "/workers/scripts/{script}"
@@ -83,7 +80,6 @@ def account_app(
         Route(path, _guarded(account, right, partial(_call, account, answer)), methods=[method])
         for method, path, right, answer in calls
     ]
-    pull = pull_queue_app(account.token, now, max_retries=max_retries)
     return Starlette(routes=[*more, *routes, Mount("/", _only_writers(account, pull))])
 
 
