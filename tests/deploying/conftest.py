@@ -126,6 +126,12 @@ class FakeEdge:
         return JSONResponse({"service": "overnight", "version": "0.1.0", "status": "ok"})
 
     async def read(self, request: Request) -> Response:
+        """An edge names its own protocol with every answer of the ledger."""
+        answer = self._read(request)
+        answer.headers["overnight-protocol"] = self.protocol
+        return answer
+
+    def _read(self, request: Request) -> Response:
         token = self.account.secrets.get(WORKER, {}).get("OVERNIGHT_LEDGER_TOKEN", "")
         if not token or request.headers["authorization"] != f"Bearer {token}":
             return Response(status_code=401)
