@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from overnight.adapters.cloudflare.documents import PROTOCOL
 from overnight.cli.main import app
 from overnight.deploying.names import WORKER
 from overnight.rehearsal.account import StandInAccount, account_app
@@ -120,7 +121,7 @@ class FakeEdge:
 
     account: StandInAccount
     url: str = ""
-    protocol: str = "1"
+    protocol: str = PROTOCOL
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"service": "overnight", "version": "0.1.0", "status": "ok"})
