@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from overnight.adapters.cloudflare.documents import PROTOCOL
 from overnight.cli.main import app
 from overnight.deploying.names import WORKER
 from overnight.rehearsal.account import StandInAccount, account_app
@@ -120,12 +121,18 @@ class FakeEdge:
 
     account: StandInAccount
     url: str = ""
-    protocol: str = "1"
+    protocol: str = PROTOCOL
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"service": "overnight", "version": "0.1.0", "status": "ok"})
 
     async def read(self, request: Request) -> Response:
+        """An edge names its own protocol with every answer of the ledger."""
+        answer = self._read(request)
+        answer.headers["overnight-protocol"] = self.protocol
+        return answer
+
+    def _read(self, request: Request) -> Response:
         token = self.account.secrets.get(WORKER, {}).get("OVERNIGHT_LEDGER_TOKEN", "")
         if not token or request.headers["authorization"] != f"Bearer {token}":
             return Response(status_code=401)

@@ -111,7 +111,7 @@ async def test_what_is_wrong_has_a_remedy(
 
 
 async def test_an_edge_of_another_protocol_is_said(settings: Settings, fake_edge: Any) -> None:
-    fake_edge.protocol = "2"
+    fake_edge.protocol = "0"
     verdict, said = (await found(settings))["Ledger"]
     assert (verdict, "protocol" in said) == ("bad", True)
 
