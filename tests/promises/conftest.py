@@ -38,7 +38,7 @@ def _fixtures_of(package: str) -> ModuleType:
 
 _agent, _e2e = _fixtures_of("agent"), _fixtures_of("e2e")
 stage, give_away, workspace_at = _agent.stage, _agent.give_away, _agent.workspace_at
-start, service, e2e = _e2e.start, _e2e.service, _e2e.e2e
+start, service = _e2e.start, _e2e.service
 
 
 class Machine:
