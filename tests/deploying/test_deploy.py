@@ -30,6 +30,11 @@ def key_shown(out: str) -> str | None:
     return found[1] if found else None
 
 
+def pulled(account: StandInAccount) -> list[Any]:
+    """The consumers of the queue that workers pull from."""
+    return account.consumers[account.queues[QUEUE]]
+
+
 async def test_it_makes_what_is_missing_goes_on_after_a_failure_and_can_be_run_again(
     command: Any, account: StandInAccount, uploads: Any, tmp_path: Path
 ) -> None:
@@ -42,12 +47,14 @@ async def test_it_makes_what_is_missing_goes_on_after_a_failure_and_can_be_run_a
     assert re.search(r"Done: .*API keys, bundle\. Not done: Worker .*, secrets", failed.err)
     key = key_shown(failed.out)
     assert key is not None
-    made = dict(account.queues), dict(account.namespaces), dict(account.consumers)
+    made = dict(account.queues), dict(account.namespaces), pulled(account)
 
     uploads.refuse = False
     ended = await command(*DEPLOY)
     assert ended.status == 0, ended.out + ended.err
-    assert (account.queues, account.namespaces, account.consumers) == made
+    assert (account.queues, account.namespaces, pulled(account)) == made
+    [burying] = account.consumers[account.queues[DEAD_LETTERS]]
+    assert (burying["type"], burying["script_name"]) == ("worker", WORKER)  # wrangler made it, of wrangler.jsonc
     assert set(account.queues) == {QUEUE, DEAD_LETTERS}
     (consumer,) = account.consumers[account.queues[QUEUE]]
     assert (consumer["type"], consumer["dead_letter_queue"]) == ("http_pull", DEAD_LETTERS)
