@@ -154,7 +154,7 @@ def _consumers(account: StandInAccount, request: Request, order: Json) -> list[J
 
 
 def _make_consumer(account: StandInAccount, request: Request, order: Json) -> Json:
-    made = {"consumer_id": account.new_id(), **order}
+    made = _consumer(account.new_id(), order)
     account.consumers.setdefault(account.queues[_queue_name(account, request)], []).append(made)
     return made
 
@@ -164,9 +164,15 @@ def _update_consumer(account: StandInAccount, request: Request, order: Json) -> 
     kept = account.consumers.get(account.queues[_queue_name(account, request)], [])
     for place, consumer in enumerate(kept):
         if consumer["consumer_id"] == request.path_params["consumer"]:
-            kept[place] = {"consumer_id": consumer["consumer_id"], **order}
+            kept[place] = _consumer(consumer["consumer_id"], order)
             return kept[place]
     raise NotThere
+
+
+def _consumer(consumer_id: str, order: Json) -> Json:
+    """A Worker's has its name a second time: wrangler looks for it as `script`."""
+    script = {"script": order["script_name"]} if "script_name" in order else {}
+    return {"consumer_id": consumer_id, **order, **script}
 
 
 def _queue_view(account: StandInAccount, name: str) -> Json:
