@@ -74,7 +74,7 @@ async def test_it_is_in_nothing_that_leaves_the_service(start: Any, tmp_path: Pa
             unpacked = [files.read(name) for name in files.namelist()]
         return b"\0".join([*[(await service.call("GET", page)).content for page in pages], *unpacked])
 
-    service = await start(ANTHROPIC_API_KEY=KEY, ANTHROPIC_BASE_URL="http://127.0.0.1:1")
+    service = await start(settings={"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": "http://127.0.0.1:1"})
     job = await service.submit(f"look\nrehearsal: bash {LOOK}\nrehearsal: answer ok")
     done = await service.finished(job["job_id"])
     assert done["status"] == "completed"

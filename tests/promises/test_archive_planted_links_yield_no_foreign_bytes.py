@@ -125,11 +125,8 @@ async def test_hostile_uploads_are_refused_and_leave_nothing(start: Any) -> None
 
 
 async def test_the_caps_of_uploads_are_settings(start: Any) -> None:
-    service = await start(
-        OVERNIGHT_UPLOAD_MAX_ENTRIES="3",
-        OVERNIGHT_UPLOAD_MAX_FILE_BYTES="10",
-        OVERNIGHT_UPLOAD_MAX_CONTENT_BYTES="15",
-    )
+    caps = {"ENTRIES": "3", "FILE_BYTES": "10", "CONTENT_BYTES": "15"}
+    service = await start(settings={f"OVERNIGHT_UPLOAD_MAX_{name}": value for name, value in caps.items()})
     over = (plain("a", "b", "c", "d"), plain("a", content=b"x" * 11), plain("a", "b", content=b"x" * 8))
     for number, body in enumerate((*over, plain("a", content=b"x" * 10))):
         answer = await service.call(

@@ -123,7 +123,7 @@ async def every_problem(service: Any, session_id: str) -> Told:
 @pytest.mark.parametrize("form", ["text", "json"])
 async def test_no_secret_is_told(start: Any, form: str) -> None:
     received: asyncio.Queue[bytes] = asyncio.Queue()
-    service = await start(OVERNIGHT_LOG=form, **LOADED)
+    service = await start(settings={"OVERNIGHT_LOG": form, **LOADED})
     async with receiver(received) as url:
         job = await service.submit(prompt(), callback_url=url)
         waiting = await service.when(job["job_id"], lambda j: j["status"] == "processing")
@@ -145,7 +145,7 @@ async def test_no_secret_is_told(start: Any, form: str) -> None:
 
 
 async def test_neither_a_keys_webhook_secret_nor_the_token_of_the_run_is_told(start: Any) -> None:
-    service = await start(OVERNIGHT_REDACT_SHAPES="0")
+    service = await start(settings={"OVERNIGHT_REDACT_SHAPES": "0"})
     made = await service.use_key("--owner", "alice")
     secret = made["webhook_secret"]
     lines = [
