@@ -2,14 +2,17 @@
 
 import asyncio
 import io
+import itertools
 import zipfile
 from typing import Any
+
+import pytest
 
 from overnight.domain import transitions
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import Status, WaitingFor
 from overnight.domain.outcome import Ending, Outcome, failed
-from overnight.ports import RunOrder, Stop
+from overnight.ports import RunOrder, Stop, StorageBusy, StorageFailed
 
 BUSY = failed(ErrorCode.OVERLOADED, "busy")
 
@@ -241,3 +244,59 @@ async def test_a_broken_agent_is_an_internal_error_and_the_job_is_tried_again(wo
     await world.run_next(breaks)
     back = await world.job(job.job_id)
     assert (back.status, back.failures) == (Status.QUEUED, 1)
+
+
+class Shaky:
+    """A store whose every second call is not answered, once `shakes` is set."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._calls = itertools.count()
+        self.shakes = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def change(self, *given: Any, **more: Any) -> Any:
+        self._answer()
+        return await self._store.change(*given, **more)
+
+    async def snapshot(self, job_id: str) -> Any:
+        self._answer()
+        return await self._store.snapshot(job_id)
+
+    def _answer(self) -> None:
+        if self.shakes and next(self._calls) % 2 == 0:
+            raise StorageBusy("The store restarts.")
+
+
+@pytest.mark.parametrize("first", [None, BUSY], ids=["it ends", "it goes back"])
+async def test_a_store_that_stumbles_at_the_end_of_a_run_does_not_have_it_run_again(
+    world: Any, agents: Any, first: Outcome | None
+) -> None:
+    world.store = store = Shaky(world.store)
+    job = await world.submit()
+
+    async def ends(order: RunOrder, emit: Any, stop: Stop) -> Outcome:
+        outcome: Outcome = await agents.writes("a", "a", first or agents.done())(order, emit, stop)
+        store.shakes = True
+        return outcome
+
+    await world.run_next(ends)
+    store.shakes = False
+    seen = await world.job(job.job_id)
+    assert (seen.status, seen.attempt) == (Status.COMPLETED if first is None else Status.QUEUED, 1)
+    assert seen.cost_usd == (0.5 if first is None else 0.0)
+
+
+async def test_a_bell_that_cannot_be_acknowledged_does_not_cost_the_job_its_attempt(
+    world: Any, agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await world.submit()
+
+    async def fails(_bell: Any) -> None:
+        raise StorageFailed("The queue did not answer.")
+
+    monkeypatch.setattr(world.queue, "ack", fails)
+    await world.run_next(agents.writes("a", "a", agents.done()))
+    assert (await world.job(job.job_id)).status is Status.COMPLETED

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from overnight.archive import ArchiveRefused
 from overnight.domain.archive_names import archive_name
 from overnight.domain.errors import JobNotFound, Refused, SessionNotFound, StaleAttempt
-from overnight.domain.job import Change, Job, Session
+from overnight.domain.job import Job, Session
 from overnight.domain.outcome import Ending, Outcome
-from overnight.domain.transitions import Decide, finish
+from overnight.domain.transitions import finish
 from overnight.flows.attempt import Attempt
 from overnight.flows.bells import ring
 from overnight.flows.judging import failed_as_too_large
 from overnight.flows.lease import StopReason
+from overnight.flows.patience import patiently
 from overnight.flows.saving import Saved, Saving, SecretsInArchive
 from overnight.flows.telling import tell_secrets, told_saved
 from overnight.flows.workspace import Workspaces
@@ -94,7 +95,7 @@ class Finisher:
         saved = await self._stored(attempt, saving)
         tell_secrets(saved.scan, attempt.events)
         attempt.events.emit("workspace.saved", told_saved(saved))
-        await attempt.events.flush()
+        await self._told(attempt)
         await saving.adopt()
         return saved
 
@@ -128,7 +129,7 @@ class Finisher:
         refused, is what the next one goes on from."""
         place = self.workspaces.place_aside(attempt.job)
         attempt.events.emit("workspace.not_saved", {"kept_in": place.name} | not_saved.told)
-        await attempt.events.flush()
+        await self._told(attempt)
         await self.workspaces.set_aside(attempt.job)
 
     async def _finish(self, job: Job, outcome: Outcome, saved: Saved | None) -> Session:
@@ -141,21 +142,17 @@ class Finisher:
             archive=saved.archive if saved else None,
             delivery_id=self.entropy.delivery_id(),
         )
-        change = await self._written(job.job_id, decide)
+        change = await patiently(
+            lambda: self.store.change(job.job_id, decide), delays=self.save_delays, job_id=job.job_id
+        )
         await ring(self.queue, change.rings)
         if saved is not None:
             await self._publish(job)
         return change.session
 
-    async def _written(self, job_id: str, decide: Decide) -> Change:
-        """The outcome is worth patience: it cost money, and until it is written the job would run again."""
-        for delay in self.save_delays:
-            try:
-                return await self.store.change(job_id, decide)
-            except StorageError:
-                log.exception("could not write the outcome of job %s", job_id)
-                await asyncio.sleep(delay)
-        return await self.store.change(job_id, decide)
+    async def _told(self, attempt: Attempt) -> None:
+        """All events so far are written. Raises Refused, StorageError."""
+        await patiently(attempt.events.flush, delays=self.save_delays, job_id=attempt.job.job_id)
 
     async def _publish(self, job: Job) -> None:
         """Unless a later job of the session has published meanwhile."""

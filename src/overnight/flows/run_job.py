@@ -40,6 +40,7 @@ from overnight.flows.finishing import Finisher
 from overnight.flows.judging import judged
 from overnight.flows.lease import Holder, RunStop, StopReason
 from overnight.flows.limits import LetIn, nobody
+from overnight.flows.patience import patiently
 from overnight.flows.restoring import WorkspaceUnavailable
 from overnight.flows.retention import Retention
 from overnight.flows.telling import told_ready
@@ -113,6 +114,20 @@ class Runner:
 
     async def _claim(self, bell: Bell) -> Change | None:
         """Start the attempt. Once it has a lease, the lease and not the bell is what brings the job back."""
+        try:
+            claimed = await self._started(bell)
+        except StorageError:
+            await self.queue.retry(bell, at=self.clock.now() + trouble_pause(bell.rung))
+            raise
+        if claimed is not None:
+            try:
+                await self.queue.ack(bell)
+            except StorageError:  # It rings again, and finds the job taken.
+                log.exception("could not acknowledge the bell of job %s", bell.job_id)
+        return claimed
+
+    async def _started(self, bell: Bell) -> Change | None:
+        """None, and the bell is answered, if the job may not start now. Raises StorageError."""
         now = self.clock.now()
         decide = start(
             worker=self.worker,
@@ -122,25 +137,17 @@ class Runner:
             properties=self.agent.isolation_properties,
         )
         try:
-            claimed = await self.store.change(bell.job_id, decide, check=room_to_run(now=now))
+            return await self.store.change(bell.job_id, decide, check=room_to_run(now=now))
         except TooEarly as early:
             await self._ring_anew(bell, at=early.available_at)
-            return None
         except OwnerBusy:
             await self._hold(bell, WaitingFor.OWNER_LIMIT, at=now + OWNER_BUSY_SECONDS)
-            return None
         except BudgetExhausted as spent:
             await self._hold(bell, WaitingFor.BUDGET, at=now + spent.wait_seconds)
-            return None
         except (NotRunnable, SessionBusy, JobNotFound):
             # Whoever holds the session's line rings for the next when it finishes.
             await self.queue.ack(bell)
-            return None
-        except StorageError:
-            await self.queue.retry(bell, at=now + trouble_pause(bell.rung))
-            raise
-        await self.queue.ack(bell)
-        return claimed
+        return None
 
     async def _hold(self, bell: Bell, waiting_for: WaitingFor, *, at: float) -> None:
         """Let the job wait for its owner's limit, and say so; or look again, if that has changed meanwhile."""
@@ -233,17 +240,18 @@ class Runner:
 
         Its workspace stays, to go on from here, and is stored if the next attempt may be elsewhere.
         """
-        job = attempt.job
-        now = self.clock.now()
-        current = (await self.store.snapshot(job.job_id)).job
+        job, delays = attempt.job, self.finisher.save_delays
+        seen = await patiently(lambda: self.store.snapshot(job.job_id), delays=delays, job_id=job.job_id)
+        current, now = seen.job, self.clock.now()
         at = returns_at(current, outcome, policy=self.policy, now=now, chance=self.entropy.chance())
         if at is None:
             return False
         if worth_saving and self.archives_are_shared:
             await attempt.checkpoints.last()
+        decide = requeue(outcome, attempt=job.attempt, now=now, at=at)
         try:
-            change = await self.store.change(
-                job.job_id, requeue(outcome, attempt=job.attempt, now=now, at=at)
+            change = await patiently(
+                lambda: self.store.change(job.job_id, decide), delays=delays, job_id=job.job_id
             )
         except CancelRequested:
             return False
