@@ -207,7 +207,10 @@ async def test_a_worker_knows_what_it_owes_until_it_is_delivered(entropy: System
     index.note([late, early])
     assert await index.next_delivery_at() == 1.0
     assert list(await index.due_deliveries(now=1.5, limit=9)) == [early.delivery_id]
-    index.note([replace(early, status=DeliveryStatus.DELIVERED)])
+    assert list(await index.due_deliveries(now=1.5, limit=9)) == []  # whoever takes it notes it anew
+    index.note([replace(early, next_at=3.0)])
+    assert list(await index.due_deliveries(now=4.0, limit=9)) == [late.delivery_id, early.delivery_id]
+    index.note([replace(early, status=DeliveryStatus.DELIVERED), late])
     assert await index.next_delivery_at() == 2.0
 
 

@@ -156,8 +156,20 @@ class Deployment:
 
     async def _keys(self) -> str | None:
         stored = await self.stored_keys()
-        self._spare(KEYS_SECRET, known=bool(stored))
+        self._spare(KEYS_SECRET, known=self._of_this_edge(stored))
         return f"{len(self._live(stored))} of {self.settings.data}" if stored else None
+
+    def _of_this_edge(self, stored: Sequence[ApiKey]) -> bool:
+        """A worker's settings, where they are given, name keys of the edge: another directory has none of them."""
+        if self.settings.keys is None:
+            return bool(stored)
+        try:
+            given = msgspec.json.decode(self.settings.keys.get_secret_value(), type=list[ApiKey])
+        except msgspec.MsgspecError:
+            raise CannotDeploy(
+                "OVERNIGHT_KEYS is no list of keys: take it from worker.env, or unset it."
+            ) from None
+        return bool({key.key_id for key in given} & {key.key_id for key in stored})
 
     def _spare(self, secret: str, *, known: bool) -> None:
         if secret in self.known.secrets and not known and not self.replace_secrets:

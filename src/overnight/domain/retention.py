@@ -52,6 +52,7 @@ def superfluous(archives: StoredArchives, *, policy: RetentionPolicy, now: float
     kept.update(_newest_versions(archives, ours, policy, now))
     kept.update(_needed_by_jobs(archives, ours))
     kept.update(_of_unknown_jobs(archives, ours, since=now - policy.grace_seconds))
+    kept.update(_stored_late(archives, ours, since=now - policy.grace_seconds))
     return sorted(ours.keys() - kept)
 
 
@@ -96,4 +97,13 @@ def _of_unknown_jobs(
 ) -> Iterator[str]:
     for name, parsed in ours.items():
         if parsed.job_id not in archives.jobs and archives.stored_at[name] > since:
+            yield name
+
+
+def _stored_late(archives: StoredArchives, ours: Mapping[str, ArchiveId], *, since: float) -> Iterator[str]:
+    """Of a job that ended without an archive: the pointer may be about to move to it (`late.py`)."""
+    for name, parsed in ours.items():
+        job = archives.jobs.get(parsed.job_id)
+        is_last = job is not None and job.archive is None and job.attempt == parsed.attempt
+        if is_last and parsed.checkpoint is None and archives.stored_at[name] > since:
             yield name

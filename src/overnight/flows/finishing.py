@@ -96,7 +96,10 @@ class Finisher:
         tell_secrets(saved.scan, attempt.events)
         attempt.events.emit("workspace.saved", told_saved(saved))
         await self._told(attempt)
-        await saving.adopt()
+        try:
+            await saving.adopt()
+        except OSError:  # The archive is stored; the next pack is a full one.
+            log.warning("the next pack of job %s has no base", attempt.job.job_id, exc_info=True)
         return saved
 
     async def _stored(self, attempt: Attempt, saving: Saving) -> Saved:
@@ -151,8 +154,11 @@ class Finisher:
         return change.session
 
     async def _told(self, attempt: Attempt) -> None:
-        """All events so far are written. Raises Refused, StorageError."""
-        await patiently(attempt.events.flush, delays=self.save_delays, job_id=attempt.job.job_id)
+        """Write the events, and go on without them in the end: the outcome matters more. Raises Refused."""
+        try:
+            await patiently(attempt.events.flush, delays=self.save_delays, job_id=attempt.job.job_id)
+        except StorageError:
+            log.exception("could not write the last events of job %s", attempt.job.job_id)
 
     async def _publish(self, job: Job) -> None:
         """Unless a later job of the session has published meanwhile."""

@@ -64,7 +64,9 @@ class LateSaving:
         try:
             saved = await saving.store()
             if not await asyncio.to_thread(unsaved.place.exists):
-                return  # The session's next job has taken it, and what was packed may be torn.
+                # The session's next job has taken it, and what was packed may be torn; or it is being erased.
+                await self._retract(job)
+                return
             if not await self._point(unsaved, job, session, saved):
                 await self.workspaces.forget(archive_name(job))
                 return
@@ -74,6 +76,15 @@ class LateSaving:
             await self.workspaces.publish(job)
         except (OSError, ArchiveRefused, ArchiveConflict, ArchiveMissing, SecretsInArchive) as trouble:
             log.warning("the workspace %s still cannot be stored: %s", unsaved.name, trouble)
+
+    async def _retract(self, job: Job) -> None:
+        """What was stored goes, unless another process has pointed the job at it."""
+        try:
+            pointed_at = (await self.store.snapshot(job.job_id)).job.archive
+        except JobNotFound:
+            pointed_at = None
+        if pointed_at != archive_name(job):
+            await self.workspaces.forget(archive_name(job))
 
     async def _point(self, unsaved: Unsaved, job: Job, session: Session, saved: Saved) -> bool:
         decide = saved_late(

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from overnight.domain.errors import ErrorCode, JobNotFound, Refused
 from overnight.domain.job import Job, Lease, Status
@@ -82,18 +84,20 @@ class Sweep:
     async def _clear_leftovers(self) -> None:
         """Delete directories that no attempt will go on from, after killing what may still run in them."""
         for job_id, roots in (await asyncio.to_thread(self.workspaces.leftovers)).items():
-            over, saved = await self._is_over(job_id)
+            over, saved = await self._is_over(job_id, roots)
             if over:
                 for root in roots:
                     await self.agent.reap(root)
                 await self.workspaces.discard(job_id, saved=saved)
 
-    async def _is_over(self, job_id: str) -> tuple[bool, bool]:
-        """And whether nothing of it is needed, because it is in an archive or its session is gone."""
+    async def _is_over(self, job_id: str, roots: Sequence[Path]) -> tuple[bool, bool]:
+        """And whether nothing of it is needed, because it is in an archive or its session is gone. The archive holds
+        it if the last attempt was here: one elsewhere may not have known what was left here."""
         try:
             job = (await self.store.snapshot(job_id)).job
         except JobNotFound:
             return True, True
         # A dead letter whose workers died was never saved: its directory is what a resend goes on from.
         lost = job.error is not None and job.error.code is ErrorCode.WORKER_LOST
-        return job.status.final and not lost, job.archive is not None
+        last_was_here = self.workspaces.root(job_id, job.attempt) in roots
+        return job.status.final and not lost, job.archive is not None and last_was_here

@@ -68,12 +68,16 @@ class UnsavedWorkspaces:
         found = self._found(f"{session_id}.*.*")
         return sorted(found, key=lambda each: (each.job_id, each.attempt), reverse=True)
 
-    def take(self, session: Session, root: Path) -> Unsaved | None:
+    def take(
+        self, session: Session, root: Path, job_id: str | None = None, oldest: int = 1
+    ) -> Unsaved | None:
         """Make what follows the session's archive the tree at `root`, with a new HOME; None: there is none.
 
-        After an OSError it is where it was.
+        With `job_id` only what that job left, from the attempt `oldest` on. After an OSError it is where it was.
         """
         for unsaved in self.of(session.session_id):
+            if job_id is not None and (unsaved.job_id != job_id or unsaved.attempt < oldest):
+                continue
             if unsaved.follows(session.archive_name):
                 fresh_home(unsaved.place)
                 (unsaved.place / MARK).write_text(unsaved.name)

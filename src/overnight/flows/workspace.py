@@ -241,6 +241,9 @@ class Workspaces:
         made_by = checkpoint.attempt if checkpoint else 1
         if await asyncio.to_thread(self._take_leftover, job, session, root, made_by):
             return Prepared(workspace=workspace_at(root), source=Source.LEFTOVER)
+        # What the job itself set aside at its end is newer than the checkpoints of that attempt.
+        if await asyncio.to_thread(self._take_unsaved, session, root, job, made_by) is not None:
+            return _prepared(root, Source.LEFTOVER, None)
         if checkpoint is not None:
             try:
                 return await self._restored(checkpoint.archive, Source.CHECKPOINT, session, root, owner)
@@ -305,10 +308,13 @@ class Workspaces:
                 return True
         return False
 
-    def _take_unsaved(self, session: Session, root: Path) -> Unsaved | None:
+    def _take_unsaved(
+        self, session: Session, root: Path, job: Job | None = None, oldest: int = 1
+    ) -> Unsaved | None:
+        """Only what `job` left, from the attempt `oldest` on, if it is given."""
         root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            return self.unsaved.take(session, root)
+            return self.unsaved.take(session, root, job and job.job_id, oldest)
         except OSError:
             log.warning("session %s cannot go on in what it left", session.session_id, exc_info=True)
             return None

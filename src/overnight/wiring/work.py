@@ -59,6 +59,11 @@ async def working(
             daemons.append(tasks.create_task(_stop_on_refusal(base.refused, running)))
         for seconds, act, what in _chores(base, agent, workspaces):
             tasks.create_task(every(seconds, act, what=what, leaving=leaving))
+        late = LateSaving(store=base.store, workspaces=workspaces, clock=base.clock)
+        saving = every(
+            HOUSEKEEPING_PAUSE, late.once, what="the saving of what was set aside", leaving=leaving
+        )
+        daemons.append(tasks.create_task(saving))  # It may last for hours, and can be broken off anywhere.
         loop = tasks.create_task(_work(base, agent, runner, running, idle_seconds))
         try:
             yield
@@ -85,8 +90,6 @@ def _chores(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Iterator[
         seconds = base.settings.job_retention_days * 86_400
         forgetting = Forgetting(history=base.history, clock=base.clock, seconds=seconds)
         yield HOUSEKEEPING_PAUSE, forgetting.once, "the forgetting of old jobs"
-    late = LateSaving(store=base.store, workspaces=workspaces, clock=base.clock)
-    yield HOUSEKEEPING_PAUSE, late.once, "the saving of what was set aside"
 
 
 def _workspaces(base: Base) -> Workspaces:

@@ -25,8 +25,12 @@ class OwnIndex:
                 self._due.pop(delivery.delivery_id, None)
 
     async def due_deliveries(self, *, now: float, limit: int) -> Sequence[str]:
-        due = sorted((at, delivery_id) for delivery_id, at in self._due.items() if at <= now)
-        return [delivery_id for _, delivery_id in due[:limit]]
+        """Each is told once: who reserves it notes it anew, and what another worker has, or nobody takes, is the
+        alarm's. Else it would be asked about without a pause."""
+        due = sorted((at, delivery_id) for delivery_id, at in self._due.items() if at <= now)[:limit]
+        for _, delivery_id in due:
+            del self._due[delivery_id]
+        return [delivery_id for _, delivery_id in due]
 
     async def next_delivery_at(self) -> float | None:
         return min(self._due.values(), default=None)

@@ -26,10 +26,20 @@ def sight_of_all(rows: ObjectRows) -> Sight:
 
 
 def moved_jobs(batch: Batch) -> list[str]:
-    """The jobs that went from one status to another."""
-    events = [key for key in batch.put if key.startswith(codec.EVENTS)]
-    moved = [key for key in events if codec.decode(Event, batch.put[key]).type.startswith(TRANSITION)]
-    return sorted({key.split(":")[1] for key in moved})
+    """The jobs that went from one status to another, or of which something came to be known after their end."""
+    told: dict[str, set[str]] = {}
+    for key in batch.put:
+        if key.startswith(codec.EVENTS):
+            told.setdefault(key.split(":")[1], set()).add(codec.decode(Event, batch.put[key]).type)
+    return sorted(
+        job_id
+        for job_id, kinds in told.items()
+        if any(kind.startswith(TRANSITION) for kind in kinds) or _is_over(batch.put.get(codec.JOBS + job_id))
+    )
+
+
+def _is_over(job: str | None) -> bool:
+    return job is not None and codec.decode(Job, job).status.final
 
 
 def _sight(rows: ObjectRows, deliveries: list[str]) -> Sight:
