@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -239,10 +240,37 @@ async def test_a_link_on_the_way_to_the_conversation_moves_nothing_foreign(
         claude.symlink_to(tmp_path / "foreign")
         return Outcome(ending=Ending.DONE, result="planted", cost_usd=0.1)
 
-    job = await world.submit()
+    await world.submit()
     await world.run_next(plants)
     assert (foreign / "secret.txt").read_text() == "secret"
-    assert not (world.data / "warm" / job.session_id).exists()
+    assert not list((world.data / "warm").rglob("secret.txt"))
+
+
+@pytest.mark.parametrize("step", [".claude", ".claude/projects", ".claude/projects/workspace"])
+async def test_a_link_on_the_way_to_the_conversation_leads_no_foreign_byte_into_the_archive(
+    world: Any, tmp_path: Path, step: str
+) -> None:
+    foreign = tmp_path / "foreign"
+    place = foreign / ".claude" / "projects" / "workspace"
+    place.mkdir(parents=True)
+    (place / "another.jsonl").write_text("secret")
+
+    async def plants(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
+        (order.workspace.files / "mine.txt").write_text("mine")
+        link = order.workspace.home / step
+        link.rename(tmp_path / "moved")
+        link.symlink_to(foreign / step)
+        return Outcome(ending=Ending.DONE, result="planted", cost_usd=0.1)
+
+    job = await world.submit()
+    await world.run_next(plants)
+    assert "workspace.saved" in await world.kinds(job.job_id)
+    target = tmp_path / "archive.zip"
+    await world.archives.fetch((await world.job(job.job_id)).archive, target)
+    with zipfile.ZipFile(target) as archive:
+        assert not [name for name in archive.namelist() if name.endswith(".jsonl")]
+        assert archive.read("mine.txt") == b"mine"
+    assert (place / "another.jsonl").read_text() == "secret"
 
 
 async def test_nothing_is_kept_of_a_session_that_was_erased_meanwhile(world: Any) -> None:

@@ -39,7 +39,7 @@ BREACHES: Mapping[str, tuple[str, ...]] = {
     "abstract_sockets": ("reach_an_abstract_socket",),
     "path_sockets": ("reach_a_socket_by_path",),
     "processes": ("see_a_process",),
-    "signals": ("signal_a_process",),
+    "signals": ("signal_a_process", "limit_a_process"),
     "tracing": ("trace_a_process",),
     "kernel": ("use_the_kernel",),
     "survivors": ("survivor",),

@@ -101,6 +101,11 @@ def signal_a_process(targets: Targets) -> bool:
     return True
 
 
+def limit_a_process(targets: Targets) -> bool:
+    """Who may set limits can let the kernel kill it. They are only read here."""
+    return is_there(targets) and bool(resource.prlimit(targets["victim"], resource.RLIMIT_CORE))
+
+
 def trace_a_process(targets: Targets) -> bool:
     return is_there(targets) and _libc.ptrace(PTRACE_SEIZE, targets["victim"], None, None) >= 0
 
@@ -229,6 +234,7 @@ ATTACKS: dict[str, Callable[[Targets], bool]] = {
         read_an_environment,
         see_a_process,
         signal_a_process,
+        limit_a_process,
         trace_a_process,
         reach_a_listener,
         send_a_datagram,

@@ -33,7 +33,11 @@ def set_aside(workspace: Workspace, session_id: str) -> None:
 
 
 def transcripts_of(workspace: Workspace, session_id: str) -> list[Path]:
-    return list(workspace.transcripts.parent.glob(f"*/{session_id}.jsonl"))
+    """Nothing beyond a link: an earlier run of this workspace may have put one anywhere below its HOME."""
+    projects = workspace.transcripts.parent
+    if any(step.is_symlink() for step in (workspace.home, projects.parent, projects)):
+        return []
+    return [path for path in projects.glob(f"*/{session_id}.jsonl") if not path.parent.is_symlink()]
 
 
 def write_system_prompt(order: RunOrder, settings: Settings, given: Path) -> bool:

@@ -151,13 +151,29 @@ _FLAGS_ARGUMENT = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
 MACHINES: Mapping[str, Machine] = {
     "x86_64": Machine(
         audit=0xC000003E,
-        calls={"clone": 56, "clone3": 435, "socket": 41, "ioctl": 16, "seccomp": 317, **_SENDS_X86_64},
+        calls={
+            "clone": 56,
+            "clone3": 435,
+            "socket": 41,
+            "ioctl": 16,
+            "seccomp": 317,
+            "prlimit64": 302,
+            **_SENDS_X86_64,
+        },
         forks=(57, 58),
         refused=(*_REFUSED_X86_64.values(), *_SINCE_5_1.values()),
     ),
     "aarch64": Machine(
         audit=0xC00000B7,
-        calls={"clone": 220, "clone3": 435, "socket": 198, "ioctl": 29, "seccomp": 277, **_SENDS_AARCH64},
+        calls={
+            "clone": 220,
+            "clone3": 435,
+            "socket": 198,
+            "ioctl": 29,
+            "seccomp": 277,
+            "prlimit64": 261,
+            **_SENDS_AARCH64,
+        },
         forks=(),
         refused=(*_REFUSED_AARCH64.values(), *_SINCE_5_1.values()),
     ),
@@ -204,6 +220,8 @@ def program(machine: str | None = None, *, datagrams: bool, held: bool = False) 
             known.calls["ioctl"], [_argument(1), *_refuse_if(_TIOCSTI), *_refuse_if(_TIOCLINUX), _allow()]
         ),
         *_when(known.calls["socket"], _sockets(datagrams)),
+        # Limits of another process, say no time of the processor: a signal by another name, that Landlock does not see.
+        *_when(known.calls["prlimit64"], [_argument(0), *_on_equal(0, [_allow()]), _fail(EPERM)]),
         # A fast open connects without a call of connect, past Landlock's rule of ports.
         *(step for send, index in _FLAGS_ARGUMENT.items() for step in _fast_open(known.calls[send], index)),
         _allow(),

@@ -11,7 +11,7 @@ from pathspec import GitIgnoreSpec
 from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
 from overnight.archive.model import IGNORE_FILE, KIB, Omission, Part
-from overnight.archive.walk import OPEN_DIRECTORY, Everything, Selection
+from overnight.archive.walk import Everything, Selection, open_root
 
 LARGEST = 64 * KIB
 MOST_PATTERNS = 200
@@ -65,7 +65,7 @@ def read_exclusion(part: Part, exclude: Collection[str]) -> Exclusion:
 
 def _content_of(part: Part) -> bytes | None:
     """None if there is no such file. One byte more than is allowed, at most."""
-    root = os.open(part.root, OPEN_DIRECTORY)
+    root = open_root(part)
     try:
         with suppress(OSError):
             fd = os.open(IGNORE_FILE, _OPEN_FILE, dir_fd=root)

@@ -155,7 +155,9 @@ def _link_targets(archive: ArchiveFile, placed: Iterable[Span], profile: Profile
         target = b"".join(content(archive, span))
         if b"\0" in target:
             raise _refused(Refusal.UNSAFE_LINK, f"Entry {span.record.number} is a link with a NUL.")
-        if profile.stranger and not _stays_inside(span.record.name, target, names):
+        if profile.stranger and not _stays_inside(
+            span.record.name, target, names, most=2 * profile.caps.depth
+        ):
             message = (
                 f"Entry {span.record.number} is a link that is absolute, leads out, or passes another link."
             )
@@ -164,8 +166,9 @@ def _link_targets(archive: ArchiveFile, placed: Iterable[Span], profile: Profile
     return targets
 
 
-def _stays_inside(name: str, raw_target: bytes, links: set[str]) -> bool:
-    """Whether a link leads to a place inside its own part, reckoned by its text alone.
+def _stays_inside(name: str, raw_target: bytes, links: set[str], *, most: int) -> bool:
+    """Whether a link leads to a place inside its own part, reckoned by its text alone. One of more than `most` steps
+    counts as one that leads out: every step is looked up, and no tree is so deep.
 
     The text tells the truth only if no step but the last goes through another link: with `a -> d/e`,
     `a/..` is not the root.
@@ -176,7 +179,7 @@ def _stays_inside(name: str, raw_target: bytes, links: set[str]) -> bool:
         target = raw_target.decode()
     except UnicodeDecodeError:
         return False
-    if target.startswith("/") or _CONTROL.search(target) or "\\" in target:
+    if target.startswith("/") or _CONTROL.search(target) or "\\" in target or target.count("/") >= most:
         return False
     for step in target.split("/"):
         if step in {"", "."}:

@@ -92,10 +92,14 @@ UPLOAD = Profile(stranger=True, caps=Caps())
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A tree to pack: all below `root`, named `prefix/...`; the prefix "" is the workspace."""
+    """A tree to pack: all below `root`, named `prefix/...`; the prefix "" is the workspace.
+
+    `within`: a directory above it, below which a run may have put links on the way: they are not followed.
+    """
 
     root: Path
     prefix: str
+    within: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

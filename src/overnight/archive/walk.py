@@ -95,7 +95,7 @@ class Walk:
     def __iter__(self) -> Generator[Node, None, None]:
         """In the bytes order of the names in the archive. OSError if the root is no directory."""
         prefix = os.fsencode(self.part.prefix)
-        root = os.open(self.part.root, OPEN_DIRECTORY)
+        root = open_root(self.part)
         stack: list[_Level] = []
         try:
             stack.append(self._level(root, prefix and prefix + b"/", prefix.count(b"/") + bool(prefix)))
@@ -171,6 +171,19 @@ _OUR_TROUBLE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _REPLACED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EINVAL})
 
 
+def open_root(part: Part) -> int:
+    """OSError if it is no directory, or if there is a link where a run could have put one."""
+    above = part.within or part.root
+    fd = os.open(above, OPEN_DIRECTORY)
+    for step in part.root.relative_to(above).parts:
+        try:
+            below = os.open(step, OPEN_DIRECTORY, dir_fd=fd)
+        finally:
+            os.close(fd)
+        fd = below
+    return fd
+
+
 def omission_of(error: OSError) -> Omission:
     """What a failed look at the tree means. Raises it again when the tree is not to blame."""
     if error.errno in _OUR_TROUBLE:
@@ -221,7 +234,7 @@ class Descent:
 
     def __init__(self, part: Part) -> None:
         self._prefix = os.fsencode(part.prefix)
-        self._open: list[tuple[bytes, int]] = [(b"", os.open(part.root, OPEN_DIRECTORY))]
+        self._open: list[tuple[bytes, int]] = [(b"", open_root(part))]
 
     def close(self) -> None:
         while self._open:

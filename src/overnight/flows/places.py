@@ -34,7 +34,19 @@ def workspace_at(root: Path) -> Workspace:
 
 
 def parts_of(workspace: Workspace) -> tuple[Part, ...]:
-    return Part(workspace.files, ""), Part(workspace.transcripts, TRANSCRIPT_PREFIX)
+    """The files and the conversation. A run that put something else in the place of its conversation has none."""
+    files = Part(workspace.files, "")
+    conversation = Part(workspace.transcripts, TRANSCRIPT_PREFIX, within=workspace.root)
+    return (files, conversation) if _has_conversation(workspace.root) else (files,)
+
+
+def _has_conversation(root: Path) -> bool:
+    try:
+        with projects_of(root) as projects:
+            os.close(os.open(PROJECT, _OPEN_DIRECTORY, dir_fd=projects))
+    except OSError:
+        return False
+    return True
 
 
 def make_empty(root: Path) -> None:
@@ -52,15 +64,20 @@ def fresh_home(root: Path) -> None:
     A run that put something else in the place of its conversation has none.
     """
     workspace, kept = workspace_at(root), root / PROJECT
-    if not kept.is_dir():
-        try:
-            with projects_of(root) as projects:
-                os.rename(PROJECT, kept, src_dir_fd=projects)
-        except OSError:
+    if not _is_directory(kept):
+        kept.unlink(missing_ok=True)
+        with contextlib.suppress(OSError), projects_of(root) as projects:
+            os.rename(PROJECT, kept, src_dir_fd=projects)
+        if not _is_directory(kept):
+            kept.unlink(missing_ok=True)
             kept.mkdir(mode=0o700)
     remove_tree(workspace.home)
     workspace.transcripts.mkdir(mode=0o700, parents=True)
     kept.rename(workspace.transcripts)
+
+
+def _is_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 @contextlib.contextmanager

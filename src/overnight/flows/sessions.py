@@ -1,6 +1,7 @@
 """A session as its owner sees it: start one from a zip, look into its archive, erase it."""
 
 import asyncio
+import errno
 import logging
 import tempfile
 from collections.abc import AsyncIterator
@@ -77,6 +78,8 @@ async def listed(archive: ArchiveRef, *, archives: ArchiveStore) -> Listing:
     start, found = max(archive.size - LAST_BYTES, 0), None
     while not isinstance(found, Listing):
         end = await archives.end(archive.name, start=start)
+        if len(end) != archive.size - start:
+            raise OSError(errno.EIO, "The archive in the store is not as long as it was", archive.name)
         found = await asyncio.to_thread(inspect_end, end, archive.size)
         start = found if isinstance(found, int) else start
     return found
