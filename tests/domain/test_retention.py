@@ -1,6 +1,7 @@
 """Retention never deletes what a session or a job may still start from."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -49,6 +50,13 @@ def deleted(
     )
     policy = RetentionPolicy(versions=versions, max_age_seconds=max_age, grace_seconds=3600.0)
     return superfluous(archives, policy=policy, now=NOW)
+
+
+def test_what_is_stored_late_waits_for_the_pointer_to_move_to_it() -> None:
+    over = replace(job(0, Status.COMPLETED), attempt=2)
+    ages = {name(0, 2): 60.0, name(0, 1): 60.0}
+    assert deleted(ages, over) == [name(0, 1)]
+    assert deleted({name(0, 2): 7200.0}, over) == [name(0, 2)]
 
 
 @pytest.mark.parametrize(

@@ -278,3 +278,75 @@ async def test_a_failed_run_is_kept_as_well(world: Any, store: Store) -> None:
     await late(world).once()
     assert (await world.job(job.job_id)).archive is not None
     assert (await world.job(job.job_id)).status is Status.FAILED
+
+
+async def test_what_a_dead_worker_had_taken_is_not_lost_when_the_job_ends_elsewhere(
+    world: Any, agents: Any, store: Store
+) -> None:
+    first = await session_with(world, agents, "a")
+    [name] = unsaved(world)
+    second = await world.submit(session_id=first.session_id)
+    started = asyncio.Event()
+
+    async def hangs(_order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
+        started.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    world.agent.acts.append(hangs)
+    running = world.begin(worker="dead")
+    await started.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    world.roster.dead.add("dead")
+    await world.sweep().once()
+    store.trouble = None
+    await world.run_next(agents.writes("b", "b", agents.done()), on=world.machine("elsewhere"))
+    assert (await world.job(second.job_id)).archive is not None
+    await world.sweep().once()
+    assert unsaved(world) == [name]
+
+
+async def test_what_a_job_set_aside_goes_before_its_checkpoint(world: Any, agents: Any, store: Store) -> None:
+    world.checkpoint_seconds, world.fail_too_large = 0.01, True
+    store.trouble = None
+    job = await world.submit()
+
+    async def works_on(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
+        (order.workspace.files / "a").write_text("early")
+        await world.until(job.job_id, "checkpoint.saved")
+        store.trouble = ArchiveTooLarge(1)
+        (order.workspace.files / "a").write_text("late")
+        return Outcome(ending=Ending.DONE, result="")
+
+    await world.run_next(works_on)
+    failed_job = await world.job(job.job_id)
+    assert (failed_job.status, failed_job.checkpoint is None) == (Status.FAILED, False)
+    store.trouble, found = None, []
+
+    async def look(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
+        found.append((order.workspace.files / "a").read_text())
+        return Outcome(ending=Ending.DONE, result="")
+
+    change = await world.store.change(job.job_id, resend(now=world.clock.now()))
+    await ring(world.queue, change.rings)
+    await world.run_next(look)
+    assert found == ["late"]
+    assert unsaved(world) == []
+
+
+async def test_a_session_that_is_erased_while_it_is_stored_leaves_no_archive(
+    world: Any, agents: Any, store: Store
+) -> None:
+    first = await session_with(world, agents, "a")
+    put = store._put
+
+    async def erased(name: str, source: Path, **more: Any) -> Any:
+        stored = await put(name, source, **more)
+        await KeptHere(world.data).delete(first.session_id)
+        await world.store.erase(first.session_id)
+        return stored
+
+    store._put, store.trouble = erased, None
+    await late(world).once()
+    assert await world.archives.listing("claude-code/") == []
