@@ -122,6 +122,19 @@ async def test_secrets_that_this_directory_does_not_know_are_left_alone(
     assert recorded.calls() == []
 
 
+async def test_keys_of_another_directory_do_not_replace_those_of_the_edge(
+    command: Any, recorded: Any, account: StandInAccount
+) -> None:
+    """As when a worker's settings are sourced, which name the ledger token, and --data is forgotten."""
+    worker = {"OVERNIGHT_LEDGER_TOKEN": "of the edge", "OVERNIGHT_KEYS": "[]"}
+    account.secrets[WORKER] = dict(worker)
+    await make_key(command, "local")
+    refused = await command(*DEPLOY, "--edge", str(recorded.edge), **worker)
+    assert (refused.status, recorded.calls()) == (1, [])
+    assert "--replace-secrets" in refused.err
+    assert account.secrets[WORKER] == worker
+
+
 async def test_they_are_replaced_where_that_is_wanted(
     command: Any, recorded: Any, account: StandInAccount, api: str, tmp_path: Path
 ) -> None:

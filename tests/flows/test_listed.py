@@ -1,5 +1,6 @@
 """What a session holds is told by the end of its archive: the rest stays where it is."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,11 @@ async def test_an_archive_that_is_gone_is_missing(world: Any) -> None:
     gone = ArchiveRef(name=NAME, size=99, sha256="ab" * 32, origin=Origin.RUN)
     with pytest.raises(ArchiveMissing):
         await listed(gone, archives=world.archives)
+
+
+async def test_an_archive_that_is_shorter_than_it_was_ends_the_look(world: Any, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    archive = await stored(world, tree)
+    with pytest.raises(OSError, match="not as long as it was"):
+        await listed(replace(archive, size=archive.size + LAST_BYTES), archives=world.archives)
