@@ -175,8 +175,9 @@ class Deployment:
         if secret in self.known.secrets and not known and not self.replace_secrets:
             raise CannotDeploy(
                 f"The Worker {WORKER} has a secret {secret} that {self.settings.data} does not know. Name the data "
-                "directory that it was deployed from with --data; or give it new secrets with --replace-secrets, "
-                "which shuts out every worker and API key that it knows now."
+                "directory that it was deployed from with --data, and unset OVERNIGHT_KEYS if it is of another edge; "
+                "or give it new secrets with --replace-secrets, which shuts out every worker and API key that it "
+                "knows now."
             )
 
     async def _bundle(self) -> str:

@@ -22,6 +22,7 @@ from overnight.ports import ArchiveConflict, ArchiveMissing, Clock, JobStore
 
 log = logging.getLogger(__name__)
 
+TROUBLES = (OSError, ArchiveRefused, ArchiveConflict, ArchiveMissing, SecretsInArchive)
 FIRST_PAUSE, LONGEST_PAUSE = 60.0, 3600.0
 """Seconds between two tries of one workspace: packing it again costs more than looking."""
 
@@ -41,7 +42,10 @@ class LateSaving:
             now = self.clock.now()
             if due <= now:
                 self.pauses[unsaved.name] = (now + pause, min(2 * pause, LONGEST_PAUSE))
-                await self._look_after(unsaved)
+                try:
+                    await self._look_after(unsaved)
+                except TROUBLES as trouble:
+                    log.warning("the workspace %s still cannot be stored: %s", unsaved.name, trouble)
 
     async def _look_after(self, unsaved: Unsaved) -> None:
         try:
@@ -49,7 +53,7 @@ class LateSaving:
         except JobNotFound:
             return  # The session is erased, and the housekeeping deletes what is kept of it.
         if seen.job.archive == archive_name(seen.job) and seen.job.attempt == unsaved.attempt:
-            await asyncio.to_thread(remove_tree, unsaved.place)
+            await self._settle(unsaved, seen.job, seen.session)
         elif await self._is_next(unsaved, seen):
             await self._save(unsaved, seen.job, seen.session)
 
@@ -60,22 +64,21 @@ class LateSaving:
         )
 
     async def _save(self, unsaved: Unsaved, job: Job, session: Session) -> None:
-        saving = self.workspaces.saving_late(unsaved, job, session)
-        try:
-            saved = await saving.store()
-            if not await asyncio.to_thread(unsaved.place.exists):
-                # The session's next job has taken it, and what was packed may be torn; or it is being erased.
-                await self._retract(job)
-                return
-            if not await self._point(unsaved, job, session, saved):
-                await self.workspaces.forget(archive_name(job))
-                return
-            if not await self.workspaces.is_stored(job):  # Retention saw it before anything pointed at it.
-                await saving.store()
-            await asyncio.to_thread(remove_tree, unsaved.place)
+        saved = await self.workspaces.saving_late(unsaved, job, session).store()
+        if not await asyncio.to_thread(unsaved.place.exists):
+            # The session's next job has taken it, and what was packed may be torn; or it is being erased.
+            await self._retract(job)
+        elif await self._point(unsaved, job, session, saved):
+            await self._settle(unsaved, job, session)
             await self.workspaces.publish(job)
-        except (OSError, ArchiveRefused, ArchiveConflict, ArchiveMissing, SecretsInArchive) as trouble:
-            log.warning("the workspace %s still cannot be stored: %s", unsaved.name, trouble)
+        else:
+            await self.workspaces.forget(archive_name(job))
+
+    async def _settle(self, unsaved: Unsaved, job: Job, session: Session) -> None:
+        """The job points at the archive: if retention had seen it before that, this tree is all there is of it."""
+        if not await self.workspaces.is_stored(job):
+            await self.workspaces.saving_late(unsaved, job, session).store()
+        await asyncio.to_thread(remove_tree, unsaved.place)
 
     async def _retract(self, job: Job) -> None:
         """What was stored goes, unless another process has pointed the job at it."""

@@ -7,6 +7,7 @@ runs/{job_id}.{attempt}/
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -37,14 +38,21 @@ def parts_of(workspace: Workspace) -> tuple[Part, ...]:
     """The files and the conversation. A run that put something else in the place of its conversation has none."""
     files = Part(workspace.files, "")
     conversation = Part(workspace.transcripts, TRANSCRIPT_PREFIX, within=workspace.root)
-    return (files, conversation) if _has_conversation(workspace.root) else (files,)
+    return (files, conversation) if has_conversation(workspace.root) else (files,)
 
 
-def _has_conversation(root: Path) -> bool:
+_REPLACED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES})
+"""What a run can do to the place of its conversation. Anything else is our own trouble."""
+
+
+def has_conversation(root: Path) -> bool:
+    """Raises OSError if it cannot be told."""
     try:
         with projects_of(root) as projects:
             os.close(os.open(PROJECT, _OPEN_DIRECTORY, dir_fd=projects))
-    except OSError:
+    except OSError as error:
+        if error.errno not in _REPLACED:
+            raise
         return False
     return True
 
@@ -59,15 +67,16 @@ def make_empty(root: Path) -> None:
 
 
 def fresh_home(root: Path) -> None:
-    """Make HOME anew around the conversation. Whatever stops it half-way, it can be called again.
+    """Make HOME anew around the conversation. Whatever stops it half-way, it can be called again. Raises OSError.
 
     A run that put something else in the place of its conversation has none.
     """
     workspace, kept = workspace_at(root), root / PROJECT
     if not _is_directory(kept):
         kept.unlink(missing_ok=True)
-        with contextlib.suppress(OSError), projects_of(root) as projects:
-            os.rename(PROJECT, kept, src_dir_fd=projects)
+        if has_conversation(root):
+            with projects_of(root) as projects:
+                os.rename(PROJECT, kept, src_dir_fd=projects)
         if not _is_directory(kept):
             kept.unlink(missing_ok=True)
             kept.mkdir(mode=0o700)

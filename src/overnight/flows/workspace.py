@@ -24,7 +24,15 @@ from overnight.domain.archive_names import (
 )
 from overnight.domain.job import ArchiveRef, Job, Session, Snapshot
 from overnight.domain.redaction import Redactor
-from overnight.flows.places import Baseline, make_empty, mend_conversation, parts_of, workspace_at
+from overnight.flows.places import (
+    Baseline,
+    fresh_home,
+    has_conversation,
+    make_empty,
+    mend_conversation,
+    parts_of,
+    workspace_at,
+)
 from overnight.flows.restoring import Restoring, WorkspaceUnavailable
 from overnight.flows.saving import Packing, Saved, Saving, SecretsInArchive
 from overnight.flows.unsaved import Unsaved, UnsavedWorkspaces
@@ -305,6 +313,8 @@ class Workspaces:
             left = self.root(job.job_id, attempt)
             if left.is_dir() and Baseline(left).began_from(session.archive_name):
                 left.rename(root)
+                if not has_conversation(root):  # Claude Code would find what that run put in its place.
+                    fresh_home(root)
                 return True
         return False
 

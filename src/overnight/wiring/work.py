@@ -63,7 +63,11 @@ async def working(
         saving = every(
             HOUSEKEEPING_PAUSE, late.once, what="the saving of what was set aside", leaving=leaving
         )
-        daemons.append(tasks.create_task(saving))  # It may last for hours, and can be broken off anywhere.
+        saving_late = tasks.create_task(saving)
+        if (
+            idle_seconds is None
+        ):  # It may last for hours, and can be broken off. A worker that ends when it is idle
+            daemons.append(saving_late)  # may take its disk with it.
         loop = tasks.create_task(_work(base, agent, runner, running, idle_seconds))
         try:
             yield
