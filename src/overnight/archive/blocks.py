@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 from overnight.archive.codec import SYNC_MARK, CodecError, copy_block, crc32, deflate_block, inflater
 from overnight.archive.model import KIB, MIB, Range
+from overnight.archive.walk import omission_of
 
 BLOCK = MIB
 """Plain bytes of a block. Independent blocks cost 0.14 % of size (facts: archive 3)."""
@@ -48,7 +49,8 @@ class LargeFile:
                 pieces.append(piece)
                 left -= len(piece)
                 offset += len(piece)
-        except OSError:
+        except OSError as error:
+            omission_of(error)  # raises it again if the tree is not to blame
             return b""
         return b"".join(pieces)
 

@@ -122,8 +122,14 @@ class Packing:
         return fresh
 
     def _differing(self, part: Part, comparison: Comparison) -> list[Place]:
+        most, places = self._rules.limits.entries, list[Place]()
         with closing(iter(self._walk(part, comparison.sift))) as nodes:
-            return [(node.path, node.kind) for node in nodes if not comparison.is_same(node)]
+            for node in nodes:
+                if not comparison.is_same(node):
+                    places.append((node.path, node.kind))
+                    if len(places) > most:
+                        raise too_large("entries", most)
+        return places
 
     def _add_entries(self, parts: Sequence[Part], entries: Mapping[str, bytes]) -> None:
         """Ours; every directory that they and the prefixes imply is said."""

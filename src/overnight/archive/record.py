@@ -26,8 +26,10 @@ from overnight.archive.reader import ArchiveFile
 _STATUS = struct.Struct("<QqqQI")
 _ONE_STATUS = struct.Struct(f"{_STATUS.size}s")
 _ONE_SIZE = struct.Struct(f"<Q{_STATUS.size - 8}x")
-SETTLED_NS = 2 * NS
-"""Clocks of file systems tick every 4 ms to 2 s: a younger change may share its time with a later one."""
+SETTLED_NS = 60 * NS
+"""A younger change may share its time with a later one: clocks of file systems tick every 4 ms to 2 s, and a store
+into a mapped page that is dirty already changes no time before Linux has written it back (within 35 s by default;
+measured on ext4 with an archive that kept the older content). tmpfs tells of no such store at all."""
 
 _HEAD = struct.Struct("<8s2Q32s32s")
 """Magic, size of the archive, number of sections, SHA-256 of the archive and of its directory."""

@@ -53,7 +53,10 @@ class LateSaving:
         except JobNotFound:
             return  # The session is erased, and the housekeeping deletes what is kept of it.
         if seen.job.archive == archive_name(seen.job) and seen.job.attempt == unsaved.attempt:
-            await self._settle(unsaved, seen.job, seen.session)
+            if seen.session.archive_name == seen.job.archive:
+                await self._settle(unsaved, seen.job, seen.session)
+            else:  # The session has gone on from it.
+                await asyncio.to_thread(remove_tree, unsaved.place)
         elif await self._is_next(unsaved, seen):
             await self._save(unsaved, seen.job, seen.session)
 
