@@ -9,6 +9,7 @@ a stop.
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import secrets
@@ -245,8 +246,12 @@ def _stop(wrangler: subprocess.Popen[bytes]) -> None:
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """Below those that the kernel gives to whoever asks for any (32768 and up): wrangler takes seconds until it
+    listens, and nobody else is to get it meanwhile."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 if __name__ == "__main__":

@@ -206,7 +206,8 @@ async def test_a_job_that_took_it_and_left_nothing_puts_it_back(
     assert (ready["source"], found) == (Source.UNSAVED, ["a"])
 
 
-async def dies_and_is_cancelled(world: Any, job: Any) -> None:
+async def its_worker_dies(world: Any) -> None:
+    """The worker "dead" takes the next job, and is cut off in the middle of its run."""
     started = asyncio.Event()
 
     async def hangs(_order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
@@ -219,6 +220,10 @@ async def dies_and_is_cancelled(world: Any, job: Any) -> None:
     await started.wait()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def dies_and_is_cancelled(world: Any, job: Any) -> None:
+    await its_worker_dies(world)
     await cancel_of(world, job)
     world.roster.dead.add("dead")
     await world.sweep().once()
@@ -286,18 +291,7 @@ async def test_what_a_dead_worker_had_taken_is_not_lost_when_the_job_ends_elsewh
     first = await session_with(world, agents, "a")
     [name] = unsaved(world)
     second = await world.submit(session_id=first.session_id)
-    started = asyncio.Event()
-
-    async def hangs(_order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
-        started.set()
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    world.agent.acts.append(hangs)
-    running = world.begin(worker="dead")
-    await started.wait()
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    await its_worker_dies(world)
     world.roster.dead.add("dead")
     await world.sweep().once()
     store.trouble = None

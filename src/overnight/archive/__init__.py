@@ -36,7 +36,7 @@ from overnight.archive.record import Record
 from overnight.archive.scan import Scan, SecretFound, scan
 from overnight.archive.trees import remove_tree
 from overnight.archive.unpack import unpack
-from overnight.archive.walk import printable
+from overnight.archive.walk import is_there, printable
 
 __all__ = [
     "DEFAULT_EXCLUDE",
@@ -73,6 +73,7 @@ __all__ = [
     "give_tree",
     "inspect",
     "inspect_end",
+    "is_there",
     "pack",
     "printable",
     "prune",

@@ -36,7 +36,7 @@ def whole_file(target: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
             if durable:
                 os.fsync(file.fileno())
         Path(name).replace(target)
-    except BaseException:
+    except BaseException:  # an interrupt too: no half-written file is left
         Path(name).unlink(missing_ok=True)
         raise
     if durable:

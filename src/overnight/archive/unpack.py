@@ -112,7 +112,7 @@ def _staged(routes: Mapping[str, Path], record: Path | None) -> Iterator[dict[st
             places[prefix] = Path(beside)
         yield places
         _take_names([(places[prefix], target) for prefix, target in routes.items()])
-    except BaseException:
+    except BaseException:  # an interrupt too: nothing half-restored is left
         for place in places.values():
             remove_tree(place)
         if record is not None:

@@ -184,6 +184,16 @@ def open_root(part: Part) -> int:
     return fd
 
 
+def is_there(part: Part) -> bool:
+    """Whether its root can be opened, without a link on the way below `within`. Raises OSError if it cannot be told."""
+    try:
+        os.close(open_root(part))
+    except OSError as error:
+        omission_of(error)  # raises it again if the tree is not to blame
+        return False
+    return True
+
+
 def omission_of(error: OSError) -> Omission:
     """What a failed look at the tree means. Raises it again when the tree is not to blame."""
     if error.errno in _OUR_TROUBLE:

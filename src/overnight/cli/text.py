@@ -11,7 +11,8 @@ _UNSAFE = re.compile(
 )
 
 NO_CLIENT = (
-    "the official client of Cloudflare is missing: `pip install 'overnight[cloudflare]'`. Nothing was done."
+    "the official client of Cloudflare is missing: `pip install 'overnight[cloudflare]'` (in a clone: "
+    "`.venv/bin/pip install '.[cloudflare]'`). Nothing was done."
 )
 
 

@@ -32,7 +32,7 @@ class StoredArchives:
 
     `stored_at` is of each name, in Unix seconds. `jobs` are those that the names speak of, without the unknown
     ones. `current` is what the session points at, read after the jobs: then an archive that the pointer may yet
-    move to belongs to a job that was open.
+    move to belongs to a job that was open, or was stored late and is young.
     """
 
     stored_at: Mapping[str, float]
@@ -44,8 +44,8 @@ def superfluous(archives: StoredArchives, *, policy: RetentionPolicy, now: float
     """Names that may be deleted.
 
     Each job is one version: the archive that its document names; so is each upload. Kept are the current one, the
-    newest others, all that an open job has stored, what a dead letter goes on from when it is sent again, and
-    whatever has a name that is not ours.
+    newest others, all that an open job has stored, what a dead letter goes on from when it is sent again, what may
+    have been stored late, and whatever has a name that is not ours.
     """
     ours = {name: parsed for name in archives.stored_at if (parsed := parse_archive_name(name)) is not None}
     kept = {archives.current}

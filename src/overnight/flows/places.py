@@ -7,7 +7,6 @@ runs/{job_id}.{attempt}/
 """
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from overnight.archive import TRANSCRIPT_PREFIX, Base, Part, remove_tree
+from overnight.archive import TRANSCRIPT_PREFIX, Base, Part, is_there, remove_tree
 from overnight.ports import Workspace
 
 PROJECT = "workspace"
@@ -36,25 +35,17 @@ def workspace_at(root: Path) -> Workspace:
 
 def parts_of(workspace: Workspace) -> tuple[Part, ...]:
     """The files and the conversation. A run that put something else in the place of its conversation has none."""
-    files = Part(workspace.files, "")
-    conversation = Part(workspace.transcripts, TRANSCRIPT_PREFIX, within=workspace.root)
-    return (files, conversation) if has_conversation(workspace.root) else (files,)
-
-
-_REPLACED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES})
-"""What a run can do to the place of its conversation. Anything else is our own trouble."""
+    files, conversation = Part(workspace.files, ""), _conversation_of(workspace)
+    return (files, conversation) if is_there(conversation) else (files,)
 
 
 def has_conversation(root: Path) -> bool:
     """Raises OSError if it cannot be told."""
-    try:
-        with projects_of(root) as projects:
-            os.close(os.open(PROJECT, _OPEN_DIRECTORY, dir_fd=projects))
-    except OSError as error:
-        if error.errno not in _REPLACED:
-            raise
-        return False
-    return True
+    return is_there(_conversation_of(workspace_at(root)))
+
+
+def _conversation_of(workspace: Workspace) -> Part:
+    return Part(workspace.transcripts, TRANSCRIPT_PREFIX, within=workspace.root)
 
 
 def make_empty(root: Path) -> None:

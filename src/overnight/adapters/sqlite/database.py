@@ -121,7 +121,7 @@ def _open(data_dir: Path, vfs: str | None) -> tuple[Turn, apsw.Connection, list[
             writing = _connect(path, vfs, opened)
             migrate(writing)
         readers = [_reader(path, vfs, opened) for _ in range(READERS)]
-    except BaseException:
+    except BaseException:  # a cancel too: what was opened is closed
         for connection in opened:
             connection.close()
         turn.close()
