@@ -1,37 +1,43 @@
-"""Shares work out between two threads. Inflating and system calls leave the interpreter to the other one."""
+"""Shares work out between threads. Inflating, system calls and waiting leave the interpreter to the others."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
-Task = tuple[int, T]
+Line = Iterator[tuple[int, T]]
+"""Tasks, numbered upwards. Several hands may take from one line."""
 
 
-def share_out(
-    short: Iterable[Task[T]], long: Iterable[Task[T]], hands: tuple[Callable[[T], None], Callable[[T], None]]
-) -> None:
-    """The caller's thread does the short tasks, and then helps a second thread, which does the long ones.
+class Hand(NamedTuple, Generic[T]):
+    """Does one task after another, and the lines in their order."""
 
-    Short tasks want the interpreter all the time: in two threads they would get in each other's way. Tasks are
-    numbered, in each line upwards. Raises the failure with the lowest number once both threads have
-    stopped: all tasks before it are done then, so whatever the timing, it is the one that one thread would have met.
+    do: Callable[[T], None]
+    lines: Sequence[Line[T]]
+
+
+def share_out(own: Hand[T], others: Sequence[Hand[T]]) -> None:
+    """The caller's thread is one hand, and each of the others has a thread of its own.
+
+    Raises the failure with the lowest number once all have stopped: all tasks before it are done then, so
+    whatever the timing, it is the one that one thread would have met. The caller's hand must have
+    every line: there may be no thread for the others.
     """
     turns = _Turns[T]()
-    lines = iter(short), iter(long)
-    helper = threading.Thread(target=turns.work, args=(lines[1], hands[1]), name="overnight-hand")
+    threads = [threading.Thread(target=turns.work, args=(hand,), name="overnight-hand") for hand in others]
     try:
         with suppress(RuntimeError):  # no thread to be had: then one does it all
-            helper.start()
-        for line in lines:
-            turns.work(line, hands[0])
+            for thread in threads:
+                thread.start()
+        turns.work(own)
     except BaseException:  # an interrupt: failures of tasks are told below
         turns.end()
         raise
     finally:
-        if helper.ident:  # it was started
-            helper.join()
+        for thread in threads:
+            if thread.ident:  # it was started
+                thread.join()
     turns.raise_first()
 
 
@@ -43,15 +49,16 @@ class _Turns(Generic[T]):
         self._end: float = float("inf")
         self._failures: dict[int, Exception] = {}
 
-    def work(self, line: Iterator[Task[T]], hand: Callable[[T], None]) -> None:
-        while (turn := self._next(line)) is not None:
-            number, task = turn
-            try:
-                hand(task)
-            except Exception as error:  # noqa: BLE001 - any: it is raised in the caller's thread, by `raise_first`
-                with self._lock:
-                    self._failures[number] = error
-                    self._end = min(self._end, number)
+    def work(self, hand: Hand[T]) -> None:
+        for line in hand.lines:
+            while (turn := self._next(line)) is not None:
+                number, task = turn
+                try:
+                    hand.do(task)
+                except Exception as error:  # noqa: BLE001 - any: it is raised in the caller's thread, by `raise_first`
+                    with self._lock:
+                        self._failures[number] = error
+                        self._end = min(self._end, number)
 
     def end(self) -> None:
         """Nothing more is begun."""
@@ -62,7 +69,7 @@ class _Turns(Generic[T]):
         if self._failures:
             raise self._failures[min(self._failures)]
 
-    def _next(self, line: Iterator[Task[T]]) -> Task[T] | None:
+    def _next(self, line: Line[T]) -> tuple[int, T] | None:
         with self._lock:
             turn = next(line, None)
             return turn if turn is not None and turn[0] < self._end else None

@@ -14,9 +14,10 @@ from overnight.archive.ignore import selection_of
 from overnight.archive.layout import DOS_FIRST, NS
 from overnight.archive.model import Caps, Check, Kind, LeftOut, Omission, Packed, Part, Range
 from overnight.archive.output import Output, too_large
-from overnight.archive.record import Record, Recording, is_young, status_of, unsure_status_of
-from overnight.archive.source import Found, FoundLarge, Omitted, head_of, look_again, read_node
-from overnight.archive.walk import ROOT, Descent, Node, Sift, Walk, printable
+from overnight.archive.reading import read_in_order
+from overnight.archive.record import Record, Recording
+from overnight.archive.source import FoundLarge, Reader
+from overnight.archive.walk import ROOT, Descent, Node, Sift, Walk, open_root, printable
 from overnight.archive.writer import EMPTY, Body, Head, ZipWriter, squeezed
 
 LISTED = 100
@@ -60,6 +61,7 @@ class Packing:
         self._old = old
         self._pool = pool
         self._writer = ZipWriter(output)
+        self._reader = Reader(rules.limits.file_bytes, rules.live_since_ns, old.content if old else None)
         self._left_out = _Report[LeftOut]()
         self._changed = _Report[str]()
         self._content_bytes = 0
@@ -73,13 +75,13 @@ class Packing:
         if self._old is None:
             self._add_entries(parts, entries)
             for part in parts:
-                self._add_nodes(self._walk(part))
+                self._add_nodes(part, self._walk(part))
             return
         fresh = self._keep(self._old, parts)
         self._add_entries(parts, entries)
         for part, places in zip(parts, fresh, strict=True):
-            with closing(Descent(part)) as descent:
-                self._add_nodes(descent.visit(places, self._leave_out))
+            with closing(Descent(open_root(part), part.prefix)) as descent:
+                self._add_nodes(part, descent.visit(places, self._leave_out))
 
     def finish(self) -> tuple[Packed, Record]:
         directory_sha256 = self._writer.finish()
@@ -140,44 +142,25 @@ class Packing:
         for name in sorted(entries, key=os.fsencode):
             self._add(Head(name, Kind.FILE, _PRIVATE_FILE, _NO_MTIME_NS), squeezed(entries[name]))
 
-    def _add_nodes(self, nodes: Iterable[Node]) -> None:
-        for node in nodes:
-            if node.status is not None and node.kind is Kind.DIRECTORY:
-                self._add(head_of(node, Kind.DIRECTORY, node.status), EMPTY)
-                self._note(node, node.status, steady=True)
-                continue
-            try:
-                found = self._read_twice(node)
-            except Omitted as omitted:
-                self._leave_out(node.name, omitted.reason)
-                continue
-            steady = self._add_found(found)
-            self._note(node, found.status, steady=steady)
+    def _add_nodes(self, part: Part, nodes: Iterable[Node]) -> None:
+        with closing(read_in_order(part, self._reader, nodes)) as outcomes:
+            for node, found in outcomes:
+                if isinstance(found, Omission):
+                    self._leave_out(node.name, found)
+                elif isinstance(found, FoundLarge):
+                    self._add_large(node, found)
+                else:
+                    self._add(found.head, found.body)
+                    self._note(node, found.status, steady=found.steady)
 
-    def _read_twice(self, node: Node) -> Found | FoundLarge:
-        """What moved under the first reading gets a second one, and that one counts."""
-        largest = self._rules.limits.file_bytes
-        old = self._old.content(node.path) if self._old else None
-        try:
-            found = read_node(node, largest=largest, old=old)
-            if isinstance(found, FoundLarge) or found.steady:
-                return found
-        except Omitted as omitted:
-            if omitted.reason is not Omission.VANISHED:
-                raise
-        return read_node(look_again(node), largest=largest, old=old)
-
-    def _add_found(self, found: Found | FoundLarge) -> bool:
-        """Whether nothing moved while it was read."""
-        if isinstance(found, Found):
-            self._add(found.head, found.body)
-            return found.steady
+    def _add_large(self, node: Node, found: FoundLarge) -> None:
         with closing(found.content) as content:
             self._writer.add_stream(found.head, content, content.chunks(self._pool))
             self._content_bytes += content.size
             self._copied_bytes += content.reused_bytes
             self._check_limits()
-            return content.steady
+            steady = content.steady
+        self._note(node, self._reader.recorded(found.status, steady=steady), steady=steady)
 
     def _add(self, head: Head, body: Body) -> None:
         self._content_bytes += body.size
@@ -193,14 +176,11 @@ class Packing:
         if self._writer.directory_bytes > limits.directory_bytes:
             raise too_large("bytes of names", limits.directory_bytes)
 
-    def _note(self, node: Node, status: os.stat_result, *, steady: bool) -> None:
+    def _note(self, node: Node, status: bytes, *, steady: bool) -> None:
         if not steady:
             self._changed.add(printable(node.name))
-        if node.raw == ROOT:
-            return
-        since = self._rules.live_since_ns
-        sure = steady and (since is None or not is_young(status, since))
-        self._recording.add(node.path, status_of(status) if sure else unsure_status_of(status))
+        if node.raw != ROOT:
+            self._recording.add(node.path, status)
 
     def _leave_out(self, path: str, reason: Omission) -> None:
         self._left_out.add(LeftOut(printable(path), reason))

@@ -30,6 +30,10 @@ class ArchiveFile:
         self._fd = fd
         self.size = os.fstat(fd).st_size
 
+    def duplicate(self) -> int:
+        """A descriptor of the file, which the caller closes."""
+        return os.dup(self._fd)
+
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes; raises ArchiveRefused if the file ends before."""
         piece = os.pread(self._fd, length, offset)

@@ -24,6 +24,7 @@ from overnight.archive.layout import NS
 from overnight.archive.reader import ArchiveFile
 
 _STATUS = struct.Struct("<QqqQI")
+STATUS_BYTES = _STATUS.size
 _ONE_STATUS = struct.Struct(f"{_STATUS.size}s")
 _ONE_SIZE = struct.Struct(f"<Q{_STATUS.size - 8}x")
 SETTLED_NS = 60 * NS
@@ -78,6 +79,12 @@ def unsure_status_of(status: os.stat_result) -> bytes:
     if stat.S_ISDIR(status.st_mode):
         return status_of(status)
     return _packed(status.st_size, status.st_mtime_ns, 0, 0, status.st_mode)
+
+
+def as_recorded(status: os.stat_result, *, steady: bool, live_since_ns: int | None) -> bytes:
+    """What the record of a pack says: unsure if it moved while it was read, or is too young in a living tree."""
+    sure = steady and (live_since_ns is None or not is_young(status, live_since_ns))
+    return status_of(status) if sure else unsure_status_of(status)
 
 
 def is_young(status: os.stat_result, now_ns: int) -> bool:

@@ -2,14 +2,16 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from overnight.archive.blocks import BLOCK, LargeContent, LargeFile, OldBlocks
 from overnight.archive.model import MIB, Kind, Omission
+from overnight.archive.record import as_recorded
 from overnight.archive.walk import Node, kind_of, omission_of
-from overnight.archive.writer import Body, Head, squeezed, stored
+from overnight.archive.writer import EMPTY, Body, Head, squeezed, stored
 
 READ_WHOLE = 4 * MIB
 """Files up to this size are held in memory; larger ones go through in blocks."""
@@ -17,6 +19,10 @@ KEPT_MODE = 0o1777
 """Permission bits and sticky. Set-user-id and set-group-id are never carried."""
 # O_NONBLOCK: a FIFO that took the file's place must not hang us.
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+OldContent = Callable[[bytes], OldBlocks | None]
+"""By the path of a file in the archive."""
 
 
 class Omitted(Exception):
@@ -44,8 +50,54 @@ class FoundLarge(NamedTuple):
     status: os.stat_result
 
 
-def read_node(node: Node, *, largest: int, old: OldBlocks | None) -> Found | FoundLarge:
-    """Raises Omitted. `old` may hold the first blocks of a large file in compressed form."""
+class Read(NamedTuple):
+    """`status`: as it goes into the record of the pack."""
+
+    head: Head
+    body: Body
+    steady: bool
+    status: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """`largest`: bytes of a file. `live_since_ns`: something may still write to the tree; the file system's time at
+    the beginning. `old` gives the content of a file as the base has it, whose first blocks may serve again."""
+
+    largest: int
+    live_since_ns: int | None
+    old: OldContent | None = None
+
+    def read(self, node: Node) -> Read | FoundLarge | Omission:
+        if node.status is not None and node.kind is Kind.DIRECTORY:
+            head = head_of(node, Kind.DIRECTORY, node.status)
+            return Read(head, EMPTY, True, self.recorded(node.status, steady=True))
+        try:
+            found = _read_twice(node, self.largest, self.old)
+        except Omitted as omitted:
+            return omitted.reason
+        if isinstance(found, FoundLarge):
+            return found
+        return Read(found.head, found.body, found.steady, self.recorded(found.status, steady=found.steady))
+
+    def recorded(self, status: os.stat_result, *, steady: bool) -> bytes:
+        return as_recorded(status, steady=steady, live_since_ns=self.live_since_ns)
+
+
+def _read_twice(node: Node, largest: int, old: OldContent | None) -> Found | FoundLarge:
+    """What moved under the first reading gets a second one, and that one counts."""
+    try:
+        found = read_node(node, largest=largest, old=old)
+        if isinstance(found, FoundLarge) or found.steady:
+            return found
+    except Omitted as omitted:
+        if omitted.reason is not Omission.VANISHED:
+            raise
+    return read_node(look_again(node), largest=largest, old=old)
+
+
+def read_node(node: Node, *, largest: int, old: OldContent | None) -> Found | FoundLarge:
+    """Raises Omitted."""
     if node.kind is Kind.SYMLINK:
         return _read_link(node)
     try:
@@ -61,7 +113,7 @@ def read_node(node: Node, *, largest: int, old: OldBlocks | None) -> Found | Fou
         head = head_of(node, Kind.FILE, status)
         if status.st_size <= READ_WHOLE:
             return _whole(fd, head, status)
-        content = LargeContent(LargeFile(fd, status), old)
+        content = LargeContent(LargeFile(fd, status), old(node.path) if old else None)
         fd = -1  # taken over
         return FoundLarge(head, content, status)
     finally:

@@ -21,9 +21,10 @@ from overnight.archive.model import (
 from overnight.archive.owners import Owner
 from overnight.archive.reader import ArchiveFile, open_archive
 from overnight.archive.record import Record, directory_sha256, sections_of
-from overnight.archive.restore import Manner, Restore
+from overnight.archive.restore import Restore
 from overnight.archive.spans import Span, content
 from overnight.archive.trees import remove_tree
+from overnight.archive.writing import Manner
 
 
 def unpack(

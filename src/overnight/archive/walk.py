@@ -242,21 +242,30 @@ def kind_of(mode: int) -> Kind | None:
 class Descent:
     """Goes to places of a tree again, step by step from its root and never through a link."""
 
-    def __init__(self, part: Part) -> None:
-        self._prefix = os.fsencode(part.prefix)
-        self._open: list[tuple[bytes, int]] = [(b"", open_root(part))]
+    def __init__(self, root: int, prefix: str) -> None:
+        """Takes the open root of a part over."""
+        self._prefix = os.fsencode(prefix)
+        self._open: list[tuple[bytes, int]] = [(b"", root)]
 
     def close(self) -> None:
         while self._open:
             os.close(self._open.pop()[1])
 
     def visit(self, places: Iterable[tuple[bytes, Kind]], leave_out: LeaveOut) -> Iterator[Node]:
-        """Each node is valid until the next. In the order of a walk no directory is opened twice."""
+        """As `node`, for one after another."""
         for path, kind in places:
-            try:
-                yield self._node(path, kind)
-            except OSError as error:
-                leave_out(os.fsdecode(path), omission_of(error))
+            node = self.node(path, kind)
+            if isinstance(node, Omission):
+                leave_out(os.fsdecode(path), node)
+            else:
+                yield node
+
+    def node(self, path: bytes, kind: Kind) -> Node | Omission:
+        """Valid until the next. In the order of a walk no directory is opened twice. OSError if we are to blame."""
+        try:
+            return self._node(path, kind)
+        except OSError as error:
+            return omission_of(error)
 
     def _node(self, path: bytes, kind: Kind) -> Node:
         if path == self._prefix:

@@ -1,0 +1,76 @@
+"""The second process: reads files for a pack, or writes them for a restore, until its channel ends."""
+
+import json
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from typing import Any
+
+from overnight.archive.helper import Channel
+from overnight.archive.model import ArchiveRefused
+from overnight.archive.owners import Owner
+from overnight.archive.reader import ArchiveFile
+from overnight.archive.reading import read_places
+from overnight.archive.source import Reader
+from overnight.archive.walk import Descent
+from overnight.archive.wire import places_from, readings_to, spans_from, trouble_to, written_to
+from overnight.archive.writing import FileWriter, Manner, Reach
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that we help, whose end is ours
+    with closing(Channel(socket.socket(fileno=int(sys.argv[1])))) as channel:
+        order = channel.receive()
+        if order is None:
+            return
+        answer = _answerer(json.loads(order))
+        while (request := channel.receive()) is not None:
+            channel.send(answer(request))
+
+
+def _answerer(order: Mapping[str, Mapping[str, Any]]) -> Callable[[bytes], bytes]:
+    """See `read_in_order` and `Restore` for what they order."""
+    if "read" in order:
+        return _reading(**order["read"])
+    return _writing(**order["write"])
+
+
+def _reading(root: int, *, prefix: str, largest: int, live_since_ns: int | None) -> Callable[[bytes], bytes]:
+    reader, descent = Reader(largest, live_since_ns), Descent(root, prefix)
+    return lambda request: readings_to(read_places(reader, descent, places_from(request)))
+
+
+def _writing(
+    root: int,
+    archive: int,
+    *,
+    prefix: str,
+    plain_modes: bool,
+    fresh_times: bool,
+    owner: Owner | None,
+    recorded: bool,
+) -> Callable[[bytes], bytes]:
+    file, reach = ArchiveFile(archive), Reach(root)
+
+    def answer(request: bytes) -> bytes:
+        statuses: dict[bytes, bytes] = {}
+        manner = Manner(
+            plain_modes=plain_modes,
+            fresh_times=fresh_times,
+            owner=owner,
+            statuses=statuses if recorded else None,
+        )
+        try:
+            if batch := spans_from(request):
+                FileWriter(file, manner, prefix, reach).write(batch)
+        except (ArchiveRefused, OSError) as error:
+            return trouble_to(error)
+        return written_to(list(statuses.values()))
+
+    return answer
+
+
+if __name__ == "__main__":
+    main()
