@@ -54,7 +54,7 @@ MAY_IMPORT = {
 ONLY = {
     "apsw": {"adapters/sqlite"},
     "claude_agent_sdk": {"agent", "cli/doctor"},
-    "subprocess": {"agent", "cli/doctor"},
+    "subprocess": {"agent", "archive/helper", "cli/doctor"},
     "httpcore": {"adapters/webhooks"},
     "obstore": {"adapters/s3"},
     "starlette": {"api", "agent/gateway", "rehearsal"},
