@@ -36,7 +36,7 @@ from overnight.agent.options import (
     write_system_prompt,
 )
 from overnight.agent.outcome import Record, outcome_of
-from overnight.agent.slots import Slots
+from overnight.agent.slots import Slots, clear
 from overnight.agent.tasks import cancelled, to_the_end
 from overnight.agent.tiers import RUN_DIRECTORY, Tier
 from overnight.agent.traffic import Traffic
@@ -346,6 +346,8 @@ async def _clean_up(workspace: Workspace, mark: str) -> None:
     if not await processes.end(mark, _uid(workspace)):
         await asyncio.to_thread(shutil.rmtree, root / RUN_DIRECTORY, ignore_errors=True)
         await asyncio.to_thread(processes.forget, root)
+        if workspace.owner is not None:
+            await clear(workspace.owner)
     if workspace.owner is not None:
         # What is kept here must not be found by the user's next run. It may be gone: a sweep that took the job back.
         with contextlib.suppress(FileNotFoundError):
