@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +39,7 @@ from overnight.agent.slots import Slots, clear
 from overnight.agent.tasks import cancelled, to_the_end
 from overnight.agent.tiers import RUN_DIRECTORY, Tier
 from overnight.agent.traffic import Traffic
+from overnight.archive import remove_tree
 from overnight.domain.errors import ErrorCode
 from overnight.domain.outcome import Ending, Outcome, failed
 from overnight.domain.redaction import Redactor
@@ -344,7 +344,8 @@ class _Launch:
 async def _clean_up(workspace: Workspace, mark: str) -> None:
     root = workspace.root
     if not await processes.end(mark, _uid(workspace)):
-        await asyncio.to_thread(shutil.rmtree, root / RUN_DIRECTORY, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(remove_tree, root / RUN_DIRECTORY)
         await asyncio.to_thread(processes.forget, root)
         if workspace.owner is not None:
             await clear(workspace.owner)
