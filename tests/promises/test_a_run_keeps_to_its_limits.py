@@ -4,11 +4,11 @@ import resource
 from typing import Any
 
 import pytest
-from tests.promises.conftest import TIERS
 
 pytestmark = pytest.mark.e2e
 
 MIB = 1 << 20
+TIERS = ("uid", "namespace", "landlock", "namespace as the service", "landlock as the service")
 LIMITS = {
     "sandbox_memory_bytes": 12 * 1024 * MIB,
     "sandbox_open_files": 512,
@@ -70,7 +70,7 @@ print(json.dumps(told))
 """
 
 
-@pytest.mark.parametrize("tier", ["uid", *TIERS])
+@pytest.mark.parametrize("tier", TIERS)
 async def test_limits_are_those_that_were_set_and_cannot_be_widened(attacker_in: Any, tier: str) -> None:
     name, _, shared = tier.partition(" ")
     async with attacker_in(name, shared=bool(shared), **LIMITS) as it:
