@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "settings": {"domain"},
     "flows": {"flows", "archive", "ports", "domain"},
     "adapters": {"adapters", "resolving", "ports", "domain", "archive"},
-    "agent": {"agent", "serving", "resolving", "settings", "ports", "domain"},
+    "agent": {"agent", "archive", "serving", "resolving", "settings", "ports", "domain"},
     "api": {"api", "flows", "archive", "ports", "domain"},
     "worker": {"worker", "flows", "ports", "domain"},
     "wiring": {

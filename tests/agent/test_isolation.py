@@ -74,9 +74,9 @@ async def test_a_kernel_that_holds_no_forks_back_costs_a_property_and_not_the_ti
     choose: Choose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filters = dataclasses.replace(
-        seccomp.filters(datagrams=False), held=b""
+        seccomp.filters(datagrams=False, ipc=True), held=b""
     )  # refused, as by an older kernel
-    monkeypatch.setattr(seccomp, "filters", lambda *, datagrams: filters)
+    monkeypatch.setattr(seccomp, "filters", lambda **_: filters)
     chosen = await choose("landlock")
     assert (chosen.tier.name, chosen.properties["storms"]) == ("landlock", False)
     assert "broken: storms" in chosen.report or ", storms" in chosen.report

@@ -66,3 +66,18 @@ async def test_a_cli_that_dies_is_a_crash_with_its_last_words(stage: Any) -> Non
         assert "kept" in (outcome.message or "")
         again = await it.run("go on\nrehearsal: recall")
     assert "x" in (again.result or "")
+
+
+DEEP = "import os\nfor _ in range(3000):\n    os.mkdir('d')\n    os.chdir('d')\nprint('there')\n"
+
+
+@pytest.mark.parametrize("tier", ["namespace", "landlock"])
+async def test_deep_directories_among_its_temporary_files_do_not_fail_a_run(stage: Any, tier: str) -> None:
+    async with stage(tier) as it:
+        (it.workspace.files / "deep.py").write_text(DEEP)
+        outcome = await it.run(
+            'x\nrehearsal: bash here=$PWD; cd "$TMPDIR" && python3 "$here/deep.py"\nrehearsal: answer ok'
+        )
+        assert (outcome.code, outcome.result) == (None, "ok")
+        assert "there" in str(it.of("tool.finished"))
+        assert not (it.workspace.root / "run").exists()

@@ -63,7 +63,7 @@ def test_threads_and_forks_yes_namespaces_no(machine: str) -> None:
 
 @BOTH
 def test_a_held_run_asks_for_each_process_and_thread(machine: str) -> None:
-    held, known = filters(machine, datagrams=False).held, MACHINES[machine]
+    held, known = filters(machine, datagrams=False, ipc=True).held, MACHINES[machine]
     for number in known.forks:
         assert verdict(held, machine, number) == ASK
     assert verdict(held, machine, known.calls["clone"], 0x3D0F00) == ASK
@@ -74,7 +74,7 @@ def test_a_held_run_asks_for_each_process_and_thread(machine: str) -> None:
 
 @BOTH
 def test_a_held_run_cannot_answer_itself(machine: str) -> None:
-    known = filters(machine, datagrams=False)
+    known = filters(machine, datagrams=False, ipc=True)
     assert known.call == MACHINES[machine].calls["seccomp"]
     for flags in (0x08, 0x28, 0x19):
         assert verdict(known.held, machine, known.call, 1, flags) == ERRNO | EBUSY
@@ -84,9 +84,17 @@ def test_a_held_run_cannot_answer_itself(machine: str) -> None:
 @BOTH
 @given(number=st.integers(0, 600), first=st.integers(0, 2**32 - 1), second=st.integers(0, 2**32 - 1))
 def test_a_held_run_is_refused_what_others_are(machine: str, number: int, first: int, second: int) -> None:
-    both = filters(machine, datagrams=False)
+    both = filters(machine, datagrams=False, ipc=True)
     plain, held = (verdict(text, machine, number, first, second) for text in (both.plain, both.held))
     assert plain == held or (plain, held) in {(ALLOW, ASK), (ALLOW, ERRNO | EBUSY)}
+
+
+@BOTH
+def test_memory_and_queues_are_not_shared_with_others_of_the_same_user(machine: str) -> None:
+    shared, own = (program(machine, datagrams=False, ipc=ipc) for ipc in (False, True))
+    for number in MACHINES[machine].ipc:
+        assert verdict(shared, machine, number) == ERRNO | ENOSYS
+        assert verdict(own, machine, number) == ALLOW
 
 
 @BOTH

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from overnight.agent import processes
-from overnight.agent.slots import MOST, Slots
+from overnight.agent.slots import MOST, Slots, clear
 
 BASE = 43_000
 """Not that of services, which other tests may have running."""
@@ -117,6 +118,56 @@ async def test_what_the_last_run_left_is_dead_before_the_next_has_its_user(slots
         assert again == owner
         assert processes.find(None, BASE) == []
     assert await left.wait() == -9
+
+
+LEAVE = """
+import ctypes, os, sys
+libc, name = ctypes.CDLL(None), sys.argv[1]
+assert min(libc.shmget(int(name), 4096, 0o1600), libc.semget(int(name), 1, 0o1600), libc.msgget(int(name), 0o1600)) >= 0
+os.makedirs(f"/dev/shm/{name}/closed/deep")
+open(f"/dev/shm/{name}/closed/deep/file", "w").close()
+os.chmod(f"/dev/shm/{name}/closed", 0)
+print("ready", flush=True)
+"""
+
+
+def left(name: str) -> list[str]:
+    """System V objects of this key, and files of this name."""
+    tables = (Path("/proc/sysvipc", kind).read_text().splitlines() for kind in ("shm", "sem", "msg"))
+    objects = [line for table in tables for line in table if line.split()[0] == name]
+    return objects + [str(path) for path in (Path("/dev/shm", name),) if os.path.lexists(path)]
+
+
+@needs_root
+@pytest.mark.parametrize("rights", ["-all,+chown,+dac_override,+fowner,+kill,+setgid,+setuid", "+all"])
+async def test_memory_that_a_dead_worker_s_run_left_is_gone_before_the_next_has_its_user(
+    tmp_path: Path, rights: str
+) -> None:
+    """Also if root may do no more than in a container."""
+    name = str(secrets.randbelow(2**30) + 1)
+    leaving = await as_user(BASE, f"exec /usr/bin/env python3 -c '{LEAVE}' {name}")
+    await leaving.wait()
+    assert len(left(name)) == 4
+    worker = await asyncio.create_subprocess_exec(
+        *("/usr/bin/env", "setpriv", f"--bounding-set={rights}", sys.executable, "-c", TAKE),
+        *(str(BASE), str(tmp_path / "data" / "slots")),
+        env={"PATH": os.environ["PATH"]},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said, _ = await worker.communicate()
+    assert said.decode().strip() == str((BASE, BASE))
+    assert left(name) == []
+
+
+@needs_root
+async def test_what_others_have_in_memory_stays(slots: Slots) -> None:
+    name = str(secrets.randbelow(2**30) + 1)
+    others = await as_user(BASE + 1, f"exec /usr/bin/env python3 -c '{LEAVE}' {name}")
+    await others.wait()
+    async with slots.taken():
+        assert len(left(name)) == 4
+    await clear((BASE + 1, BASE + 1))
+    assert left(name) == []
 
 
 @needs_root

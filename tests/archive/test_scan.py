@@ -9,6 +9,7 @@ import pytest
 from tests.archive.workspaces import Workspace
 
 from overnight.archive import TRANSCRIPT_PREFIX, Part, SecretFound, pack, scan
+from overnight.domain.redaction import Redactor
 
 SECRET = "s3cr3t-canary"
 MIB = 1 << 20
@@ -81,3 +82,35 @@ def test_only_named_entries_are_looked_at_for_secrets(workspace: Workspace) -> N
     workspace.pack()
     found = scan(workspace.archive, lambda text: Counter(canary=text.count("canary")), names={"new"})
     assert found.found == (SecretFound("new", "canary", 1),)
+
+
+HIDDEN = {
+    "behind a mebibyte": {"files/large": b"x" * (MIB + 1) + SECRET.encode()},
+    "behind a zero": {"files/program": b"\x7fELF\0\0" + SECRET.encode()},
+    "in the middle of a program": {"files/program": b"\0" * (2 * MIB - 5) + SECRET.encode() + b"\0" * MIB},
+    "in a name": {f"files/{SECRET}": b""},
+}
+
+
+@pytest.mark.parametrize("files", HIDDEN.values(), ids=HIDDEN)
+def test_a_scan_of_all_finds_what_one_within_limits_passes_over(
+    files: dict[str, bytes], packed: Packed
+) -> None:
+    path = packed(files)
+    assert scan(path, count).found == ()
+    found = scan(path, count, all_of_it=True)
+    assert [(one.kind, one.count) for one in found.found] == [("canary", 1)]
+    assert found.whole
+
+
+def test_a_scan_of_all_looks_at_what_links_point_to(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "link").symlink_to(SECRET)
+    pack([Part(tmp_path / "tree", "")], tmp_path / "a.zip")
+    assert scan(tmp_path / "a.zip", count, all_of_it=True).found == (SecretFound("link", "canary", 1),)
+
+
+def test_a_pattern_does_not_reach_from_one_string_of_a_program_into_the_next(packed: Packed) -> None:
+    """Else many a program would hold something like the user and the password of a URL."""
+    path = packed({"files/program": b"\x7fELF\0https://\0user:\0pass@host\0"})
+    assert scan(path, Redactor().count, all_of_it=True).found == ()

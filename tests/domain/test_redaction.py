@@ -79,6 +79,19 @@ def test_words_about_secrets_are_no_secrets(text: str) -> None:
     assert Redactor({"key": KEY}).text(text) is text
 
 
+@pytest.mark.parametrize("before", ["", "x", "-", "eyJ", "eyJ_eyJ", "a.eyJ", "eyJhbGciOi."])
+def test_a_jwt_is_found_whatever_it_is_glued_to(before: str) -> None:
+    assert SHAPED["jwt"] not in Redactor().text(before + SHAPED["jwt"])
+
+
+@pytest.mark.parametrize(
+    "text", [".eyJ" + "eyJ" * 350_000, "eyJ" * 350_000 + ".eyJ", "eyJaaaaaaaa.eyJ-" * 60_000]
+)
+def test_no_text_takes_for_ever(text: str) -> None:
+    """Agents write these. Where each beginning of a token is tried to its end, one takes an hour."""
+    assert len(Redactor().text(text)) <= len(text)
+
+
 @pytest.mark.parametrize(("kind", "value"), SHAPED.items())
 def test_known_shapes_are_blanked_unless_it_is_switched_off(kind: str, value: str) -> None:
     assert Redactor().text(f"it is {value}, you see") == f"it is [redacted:{kind}], you see"

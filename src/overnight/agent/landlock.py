@@ -53,7 +53,8 @@ class Landlock(OnHost):
             {**environment, "GIT_CONFIG_NOSYSTEM": "1"},
             self.limits,
             rules=rules,
-            filters=seccomp.filters(datagrams=False),
+            # Where others are the same user too, its rules do not keep a run from their shared memory.
+            filters=seccomp.filters(datagrams=False, ipc=workspace.owner is not None),
         )
 
     def _system(self) -> list[Path]:

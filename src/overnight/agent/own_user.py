@@ -42,6 +42,6 @@ class OwnUser(OnHost):
 def _filters() -> seccomp.Filter | None:
     """The tier does without one on a machine that there is none for."""
     try:
-        return seccomp.filters(datagrams=False)
+        return seccomp.filters(datagrams=False, ipc=True)
     except seccomp.UnknownMachine:
         return None

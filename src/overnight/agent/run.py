@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,10 +35,11 @@ from overnight.agent.options import (
     write_system_prompt,
 )
 from overnight.agent.outcome import Record, outcome_of
-from overnight.agent.slots import Slots
+from overnight.agent.slots import Slots, clear
 from overnight.agent.tasks import cancelled, to_the_end
 from overnight.agent.tiers import RUN_DIRECTORY, Tier
 from overnight.agent.traffic import Traffic
+from overnight.archive import remove_tree
 from overnight.domain.errors import ErrorCode
 from overnight.domain.outcome import Ending, Outcome, failed
 from overnight.domain.redaction import Redactor
@@ -344,8 +344,11 @@ class _Launch:
 async def _clean_up(workspace: Workspace, mark: str) -> None:
     root = workspace.root
     if not await processes.end(mark, _uid(workspace)):
-        await asyncio.to_thread(shutil.rmtree, root / RUN_DIRECTORY, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(remove_tree, root / RUN_DIRECTORY)
         await asyncio.to_thread(processes.forget, root)
+        if workspace.owner is not None:
+            await clear(workspace.owner)
     if workspace.owner is not None:
         # What is kept here must not be found by the user's next run. It may be gone: a sweep that took the job back.
         with contextlib.suppress(FileNotFoundError):

@@ -31,12 +31,14 @@ _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # both type into the terminal of somebody
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`forks`: fork and vfork, where they are calls of their own."""
+    """`forks`: fork and vfork, where they are calls of their own. `ipc`: all of System V's, and those that open a
+    POSIX message queue by its name."""
 
     audit: int
     calls: Mapping[str, int]
     forks: tuple[int, ...]
     refused: tuple[int, ...]
+    ipc: tuple[int, ...]
 
 
 _SINCE_5_1 = {
@@ -144,6 +146,38 @@ _REFUSED_AARCH64 = {
     "userfaultfd": 282,
     "kexec_file_load": 294,
 }
+_IPC_X86_64 = {
+    "shmget": 29,
+    "shmat": 30,
+    "shmctl": 31,
+    "semget": 64,
+    "semop": 65,
+    "semctl": 66,
+    "shmdt": 67,
+    "msgget": 68,
+    "msgsnd": 69,
+    "msgrcv": 70,
+    "msgctl": 71,
+    "semtimedop": 220,
+    "mq_open": 240,
+    "mq_unlink": 241,
+}
+_IPC_AARCH64 = {
+    "mq_open": 180,
+    "mq_unlink": 181,
+    "msgget": 186,
+    "msgctl": 187,
+    "msgrcv": 188,
+    "msgsnd": 189,
+    "semget": 190,
+    "semctl": 191,
+    "semtimedop": 192,
+    "semop": 193,
+    "shmget": 194,
+    "shmctl": 195,
+    "shmat": 196,
+    "shmdt": 197,
+}
 _SENDS_X86_64 = {"sendto": 44, "sendmsg": 46, "sendmmsg": 307}
 _SENDS_AARCH64 = {"sendto": 206, "sendmsg": 211, "sendmmsg": 269}
 _FLAGS_ARGUMENT = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
@@ -162,6 +196,7 @@ MACHINES: Mapping[str, Machine] = {
         },
         forks=(57, 58),
         refused=(*_REFUSED_X86_64.values(), *_SINCE_5_1.values()),
+        ipc=tuple(_IPC_X86_64.values()),
     ),
     "aarch64": Machine(
         audit=0xC00000B7,
@@ -176,6 +211,7 @@ MACHINES: Mapping[str, Machine] = {
         },
         forks=(),
         refused=(*_REFUSED_AARCH64.values(), *_SINCE_5_1.values()),
+        ipc=tuple(_IPC_AARCH64.values()),
     ),
 }
 
@@ -194,18 +230,19 @@ class Filter:
     held: bytes
 
 
-def filters(machine: str | None = None, *, datagrams: bool) -> Filter:
+def filters(machine: str | None = None, *, datagrams: bool, ipc: bool) -> Filter:
     """For a supervisor, which can hold a run by `held`. Raises UnknownMachine."""
     return Filter(
         call=_known(machine).calls["seccomp"],
-        plain=program(machine, datagrams=datagrams),
-        held=program(machine, datagrams=datagrams, held=True),
+        plain=program(machine, datagrams=datagrams, ipc=ipc),
+        held=program(machine, datagrams=datagrams, ipc=ipc, held=True),
     )
 
 
-def program(machine: str | None = None, *, datagrams: bool, held: bool = False) -> bytes:
-    """`datagrams`: whether UDP may be used, as it may where no network but a private one is there. `held`: see
-    Filter.
+def program(machine: str | None = None, *, datagrams: bool, ipc: bool = True, held: bool = False) -> bytes:
+    """`datagrams`: whether UDP may be used, as it may where no network but a private one is there. `ipc`: whether
+    System V's shared memory, semaphores and queues may be, as they may where they are the run's own or those of its
+    user. `held`: see Filter.
 
     Raises UnknownMachine.
     """
@@ -213,6 +250,8 @@ def program(machine: str | None = None, *, datagrams: bool, held: bool = False) 
     parts = [
         *_architecture(known),
         *(step for number in known.refused for step in _refuse_if(number)),
+        # As of a kernel that was built without them.
+        *(step for number in (() if ipc else known.ipc) for step in _when(number, [_fail(ENOSYS)])),
         *_processes(known, _step(_RETURN, _ASK) if held else _allow()),
         # The listener of a later filter would be asked in the place of ours, once ours is closed.
         *(_when(known.calls["seccomp"], [_argument(1), *_no_listener(), _allow()]) if held else ()),

@@ -4,7 +4,7 @@ A user is held by a locked file of its number, in every directory that is given:
 workers of one data directory in different containers do not share one, and one of the machine's, so that services
 with different data directories do not. The kernel lets go of a lock when its holder dies. Then something of the
 dead run may still be alive, so whoever takes a user ends all that belongs to it first: if that cannot be done,
-nobody gets it.
+nobody gets it. And it may have left memory and files that are no process: those go too.
 """
 
 import asyncio
@@ -12,15 +12,19 @@ import contextlib
 import fcntl
 import logging
 import os
+import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from overnight.agent import processes
+from overnight.agent import leftovers, processes
 from overnight.ports import Owner
 
 MOST = 1024
 """Users from the first on; a worker runs 256 at once at most."""
+
+CLEAR_SECONDS = 60.0
+"""For removing what a user left; more than seconds only if those are very many files."""
 
 MACHINE_WIDE = Path("/run/overnight/users")
 
@@ -59,6 +63,7 @@ class Slots:
                 if left := await processes.end(None, uid):
                     _log.critical("user %d is not used: it has processes that cannot be ended: %s", uid, left)
                     continue
+                await clear((uid, uid))
                 held.push(attempt.pop_all())
                 return uid, uid
         raise OSError(f"none of the {MOST} users from {self.base} on is free for a run")
@@ -91,6 +96,30 @@ class Slots:
                 if path.read_text(encoding="ascii", errors="replace") == mark:
                     return int(path.name)
         return None
+
+
+async def clear(owner: Owner) -> None:
+    """Remove what is left of this user when all of its processes are dead. Says in the log what it cannot remove."""
+    uid, gid = owner
+    if not await asyncio.to_thread(leftovers.left_by, uid):
+        return
+    program = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-S", leftovers.__file__, str(uid), str(gid)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env={},
+    )
+    complaint = b""
+    try:
+        _, complaint = await asyncio.wait_for(program.communicate(), CLEAR_SECONDS)
+    except TimeoutError:
+        program.kill()
+        await program.wait()
+    if await asyncio.to_thread(leftovers.left_by, uid):
+        _log.critical(
+            "user %d left what cannot be removed, and its next run can read: %s", uid, complaint.decode()
+        )
 
 
 def _lock(held: contextlib.ExitStack, paths: Sequence[Path]) -> bool:

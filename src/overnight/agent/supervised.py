@@ -34,6 +34,10 @@ _END, _HELD = "end", "held"
 """A FIFO that it reads, and a file that says that new processes of the run wait for its answer."""
 
 
+_NO_QUEUES = {"MSGQUEUE": 0}
+"""Bytes of POSIX message queues: they outlive who makes them, and are seen only where their file system is mounted."""
+
+
 def link_supervisor(
     launcher: Path,
     workspace: Workspace,
@@ -52,7 +56,7 @@ def link_supervisor(
         "cli": str(cli),
         "environment": dict(environment),
         "owner": workspace.owner,
-        "limits": limits.by_name(),
+        "limits": {**limits.by_name(), **_NO_QUEUES},
         "rules": None if rules is None else dict(rules),
         "filter": None if filters is None else dataclasses.asdict(filters),
         "end": str(run / _END),

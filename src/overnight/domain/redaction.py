@@ -51,7 +51,13 @@ SHAPES = (
     _shape("github_token", r"gh[oprsu]_[A-Za-z0-9]{30,}", "gho_", "ghp_", "ghr_", "ghs_", "ghu_"),
     _shape("github_token", r"github_pat_[A-Za-z0-9_]{22,}", "github_pat_"),
     _shape("aws_key", r"A(?:KI|SI)A[A-Z0-9]{16}(?![A-Za-z0-9])", "AKIA", "ASIA"),
-    _shape("jwt", r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}", ".eyJ"),
+    # From the first `eyJ` of a word, and only from there: trying each of many would take a day for a mebibyte of them.
+    _shape(
+        "jwt",
+        r"(?<![A-Za-z0-9_-])(?P<kept>(?>[A-Za-z0-9_-]*?(?=eyJ)))"
+        r"eyJ[A-Za-z0-9_-]{8,}+\.eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}",
+        ".eyJ",
+    ),
     _shape(
         "private_key",
         r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)",

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,14 +136,14 @@ class Saving:
                 settled=self._settled,
                 wrote=wrote,
             )
-        return packed, self._scanned()
+        return packed, self._scanned(called_off)
 
-    def _scanned(self) -> Scan:
+    def _scanned(self, called_off: threading.Event) -> Scan:
         """Raises SecretsInArchive if they are not to be stored.
 
         A checkpoint is else not looked through: the last archive of the run is, for all that the session's
         archive did not have. If secrets are refused all of it is: the archives before may have been made when
-        they were not.
+        they were not. Then nothing is passed over either, however long it takes.
         """
         packing, baseline = self._packing, self._baseline
         if not (self._settled or packing.refuse_secrets):
@@ -150,7 +151,13 @@ class Saving:
         names = fresh_names(baseline.session_record, baseline.packing_record)
         if self._settled and packing.refuse_secrets:
             names = None
-        scanned = scan(baseline.packing, packing.redactor.count, names=names)
+
+        def count(text: str) -> Counter[str]:
+            if called_off.is_set():
+                raise Abandoned("the scan was called off")
+            return packing.redactor.count(text)
+
+        scanned = scan(baseline.packing, count, names=names, all_of_it=packing.refuse_secrets)
         if scanned.found and packing.refuse_secrets:
             raise SecretsInArchive(scanned)
         return scanned
