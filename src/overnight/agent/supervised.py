@@ -15,6 +15,7 @@ from overnight.agent.limits import RunLimits
 from overnight.agent.processes import MARK
 from overnight.agent.seccomp import Filter
 from overnight.agent.tiers import (
+    EMPTIED,
     RUN_DIRECTORY,
     link_launcher,
     open_way,
@@ -62,7 +63,7 @@ def link_supervisor(
         (run / name).unlink(missing_ok=True)
     os.mkfifo(run / _END, 0o600)
     write_private(run / "order", marshal.dumps(order))
-    python = f"env -i {MARK}={environment[MARK]} {quote(Path(sys.executable))} -I -S"
+    python = f"{EMPTIED} {MARK}={environment[MARK]} {quote(Path(sys.executable))} -I -S"
     program = Path(__file__).with_name("confine.py")
     return link_launcher(launcher, run, f'exec {python} {quote(program)} {quote(run / "order")} "$@"\n')
 

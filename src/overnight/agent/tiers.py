@@ -24,6 +24,9 @@ from overnight.ports import Owner, Workspace
 RUN_DIRECTORY = "run"
 """Inside the workspace's root: the launcher, its files, and `given`, the part that the agent may read."""
 
+EMPTIED = "/usr/bin/env -i"
+"""In a shell's script, before the program that is not to get the worker's environment."""
+
 _CLI = Path("/opt/claude-code/claude")
 _UID = 1000
 
@@ -130,10 +133,10 @@ class Namespace:
         write_private(
             run / "arguments", "".join(f"{a}\0" for a in self._arguments(workspace, environment, cli))
         )
-        # `env -i`, and not only --clearenv: the first process of the namespace is bwrap itself, and the agent
+        # Emptied, and not only by --clearenv: the first process of the namespace is bwrap itself, and the agent
         # can read what that one was started with in /proc/1/environ.
         become = "".join(f"{shlex.quote(part)} " for part in self._become(workspace.owner))
-        bwrap = f"env -i {MARK}={environment[MARK]} {quote(self.bwrap)} --args 3 {become}{_CLI}"
+        bwrap = f"{EMPTIED} {MARK}={environment[MARK]} {quote(self.bwrap)} --args 3 {become}{_CLI}"
         # `<>` opens a FIFO without waiting, and holds it open: if the helper dies, the sandbox stays shut.
         files = (
             f"3<{quote(run / 'arguments')} 4<>{quote(run / INFO)} 5<>{quote(run / BLOCK)} "
@@ -215,7 +218,8 @@ class Unconfined(OnHost):
         # Dies with the worker where the system can do it; what it leaves is found by its mark (processes.py).
         mortal = f"{quote(self.setpriv)} --pdeathsig KILL " if self.setpriv else ""
         exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
-        return link_launcher(self.launcher, run, f'{exports}exec {mortal}{quote(cli)} "$@"\n')
+        write_private(run / "inside", f'{exports}exec {mortal}{quote(cli)} "$@"\n')
+        return link_launcher(self.launcher, run, f'exec {EMPTIED} /bin/sh {quote(run / "inside")} "$@"\n')
 
 
 def view_of_host(workspace: Workspace) -> View:
@@ -292,18 +296,20 @@ def open_way(workspace: Workspace) -> None:
 
 
 def install_launcher(directory: Path) -> Path:
-    """The one executable that all runs start with: it drops the environment and goes on with `start`, which
-    lies beside the link that it was called by. It is written once, before there are runs: an executable that
-    is written while another thread forks cannot be started ("text file busy")."""
+    """The one executable that all runs start with: it goes on with `start`, which lies beside the link that it
+    was called by. It is written once, before there are runs: an executable that is written while another thread
+    forks cannot be started ("text file busy")."""
     path = directory / "launch"
     fresh = directory / f"launch.{os.getpid()}"
     # The service keeps its files to itself; a run's are as everywhere.
-    fresh.write_text('#!/bin/sh\numask 022\nexec env -i /bin/sh "${0%/*}/start" "$@"\n', encoding="utf-8")
+    fresh.write_text('#!/bin/sh\numask 022\n. "${0%/*}/start"\n', encoding="utf-8")
     fresh.chmod(0o700)
     return fresh.replace(path)
 
 
 def link_launcher(launcher: Path, run: Path, start: str) -> Path:
+    """`start` is read by a shell that still has the worker's environment, and must replace it by what `EMPTIED`
+    starts. Returns the executable of this run."""
     write_private(run / "start", start)
     link = run / "launch"
     link.unlink(missing_ok=True)
