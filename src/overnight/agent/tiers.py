@@ -16,6 +16,7 @@ from typing import Protocol
 
 from overnight.agent import seccomp
 from overnight.agent.environment import View, python_prefix
+from overnight.agent.etc import keep_etc
 from overnight.agent.limits import RunLimits
 from overnight.agent.network import BLOCK, INFO, Joiner, RunNetwork, loopback_network
 from overnight.agent.processes import MARK
@@ -30,26 +31,6 @@ EMPTIED = "/usr/bin/env -i"
 _CLI = Path("/opt/claude-code/claude")
 _UID = 1000
 
-ETC = (
-    "alternatives",
-    "ca-certificates.conf",
-    "host.conf",
-    "hosts",
-    "ld.so.cache",
-    "ld.so.conf",
-    "ld.so.conf.d",
-    "localtime",
-    "mime.types",
-    "nsswitch.conf",
-    "pki/ca-trust",
-    "pki/tls/certs",
-    "protocols",
-    "resolv.conf",
-    "services",
-    "ssl/certs",  # never all of ssl: its `private` is readable for root, whom we may be outside
-    "ssl/openssl.cnf",
-    "timezone",
-)
 ROOT_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _AS_OUR_USER = ("--unshare-all", "--unshare-user", "--uid", str(_UID), "--gid", str(_UID), "--disable-userns")
 _AS_ANOTHER_USER = (
@@ -97,6 +78,7 @@ class Namespace:
 
     launcher: Path
     bwrap: Path
+    etc: Path
     joiner: Joiner
     limits: RunLimits
     readable: tuple[Path, ...]
@@ -125,10 +107,9 @@ class Namespace:
         self, workspace: Workspace, environment: Mapping[str, str], cli: Path, network: RunNetwork
     ) -> Path:
         run, (uid, gid) = run_directory(workspace), workspace.owner or (_UID, _UID)
-        write_public(
-            run / "passwd", f"agent:x:{uid}:{gid}:agent:{self.view(workspace).home}:/bin/bash\n{_NOBODY}\n"
-        )
-        write_public(run / "group", f"agent:x:{gid}:\nnogroup:x:65534:\n")
+        home, given = self.view(workspace).home, run / "given"
+        write_public(given / "passwd", f"agent:x:{uid}:{gid}:agent:{home}:/bin/bash\n{_NOBODY}\n")
+        write_public(given / "group", f"agent:x:{gid}:\nnogroup:x:65534:\n")
         (run / "filter").write_bytes(seccomp.program(datagrams=True))
         write_private(
             run / "arguments", "".join(f"{a}\0" for a in self._arguments(workspace, environment, cli))
@@ -153,9 +134,9 @@ class Namespace:
             *("--proc", "/proc", "--dev", "/dev"),
             *self._temporary(workspace.owner),
             *_system(),
+            *self._etc(view),
             *(option for path in self._toolchains() for option in _bound(path)),
             *(option for path in (_CLI, view.given, view.files, view.home) for option in _way_to(path)),
-            *("--ro-bind", str(run / "passwd"), "/etc/passwd", "--ro-bind", str(run / "group"), "/etc/group"),
             *("--ro-bind", str(cli), str(_CLI), "--ro-bind", str(run / "given"), str(view.given)),
             *("--bind", str(workspace.files), str(view.files), "--bind", str(workspace.home), str(view.home)),
             *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(view.files), "--clearenv"),
@@ -172,6 +153,12 @@ class Namespace:
             raise FileNotFoundError("there is no setpriv (of util-linux) below /usr")
         uid, gid = owner
         return [str(self.setpriv), f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--inh-caps=-all"]
+
+    def _etc(self, view: View) -> list[str]:
+        options = ["--ro-bind", str(self.etc), "/etc"]
+        for name in keep_etc(self.etc, view.given):
+            options += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+        return options
 
     def _temporary(self, owner: Owner | None) -> list[str]:
         size, mode = str(self.limits.temporary), () if owner is None else ("--perms", "1777")
@@ -246,9 +233,6 @@ def _system() -> list[str]:
             options += ["--symlink", str(path.readlink()), str(path)]
         elif path.is_dir():
             options += ["--ro-bind", str(path), str(path)]
-    for name in ETC:
-        options += _way_to(Path("/etc", name))
-        options += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     return options
 
 
