@@ -1,16 +1,15 @@
 """Starts Claude Code under Landlock, or only as another user: the launcher of the tiers `landlock` and `uid`, for
 hosts that refuse namespaces.
 
-A program of its own (standard library only, and of that what is quick to import: it is started for each run). It is
-given the path of a private file with all that it needs to know, and the arguments of the CLI. It stays as the parent
+A program of its own, started for each run, so it takes of the standard library only what is quick to import, and is
+itself imported (`supervised.py`), since Python keeps what it imports compiled. It is given the path of a private file
+with all that it needs to know, and the arguments of the CLI. It stays as the parent
 of everything that the run starts, and of the service's user: a daemon that has left its parent becomes its child, so
 it can be found and is killed at the end, whatever it did to its environment.
 
 Every new process and thread of the run waits for its answer (seccomp user notification). At the end it closes the
 listener, and the kernel refuses all further ones: what is left to kill can only become less.
 """
-
-from __future__ import annotations
 
 import _socket
 import ctypes
@@ -19,14 +18,16 @@ import marshal
 import os
 import resource
 import select
-import signal
 import struct
 import sys
 
 TYPE_CHECKING = False  # as type checkers know it; to import `typing` takes longer than to confine
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Iterable
     from typing import Any, NoReturn
+else:
+    import _signal as signal  # the same without enums, which take as long to import as all else here
 
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_CAPBSET_DROP = 1, 22, 24
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
@@ -55,7 +56,7 @@ TO_END = signal.SIGUSR1
 """To the supervisor: end the run. The kernel sends it when the service dies."""
 
 
-def main() -> NoReturn:
+def main() -> "NoReturn":
     with open(sys.argv[1], "rb") as file:  # noqa: PTH123 - see TYPE_CHECKING
         order = marshal.load(file)  # noqa: S302 # nosec B302 - only the service can write it
     control(PR_SET_PDEATHSIG, TO_END)
@@ -155,7 +156,7 @@ class Run:
             ended, result = os.waitpid(-1, os.WNOHANG)
 
 
-def noted(numbers: Iterable[int]) -> int:
+def noted(numbers: "Iterable[int]") -> int:
     """A descriptor that these signals can be read from, a byte each."""
     reading, writing = os.pipe()
     for descriptor in (reading, writing):
@@ -184,7 +185,7 @@ def children() -> list[int]:
         return [int(number) for number in file.read().split()]
 
 
-def confine(order: dict[str, Any]) -> int | None:
+def confine(order: "dict[str, Any]") -> int | None:
     """The listener that new processes wait for, where there can be one. Raises OSError, and then nothing must be
     started."""
     for name, value in order["limits"].items():
@@ -213,7 +214,7 @@ def load_filter(call: int, plain: bytes, held: bytes) -> int | None:
     return None
 
 
-def described(program: ctypes.Array[ctypes.c_char]) -> bytes:
+def described(program: "ctypes.Array[ctypes.c_char]") -> bytes:
     """struct sock_fprog, which points to the program."""
     return struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(program))
 
@@ -239,7 +240,9 @@ def drop_capabilities(owner: list[int] | None) -> None:
     check(_libc.capset(struct.pack("=Ii", CAPABILITY_VERSION_3, 0), bytes(24)))
 
 
-def rules_of(read: Iterable[str], write: Iterable[str], devices: Iterable[str], ports: Iterable[int]) -> int:
+def rules_of(
+    read: "Iterable[str]", write: "Iterable[str]", devices: "Iterable[str]", ports: "Iterable[int]"
+) -> int:
     """The descriptor of a set of rules."""
     version = check(_libc.syscall(CREATE_RULESET, None, 0, VERSION_FLAG))
     rights, attributes = handled(version)
@@ -290,7 +293,3 @@ def check(result: int) -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return result
-
-
-if __name__ == "__main__":
-    main()

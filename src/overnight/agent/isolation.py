@@ -183,6 +183,7 @@ def make_tier(name: str, launcher: Path, machine: Machine) -> Tier | None:
     return Namespace(
         launcher=launcher,
         bwrap=Path(bwrap),
+        etc=machine.data / "sandbox" / "etc",
         joiner=machine.joiner,
         limits=machine.limits,
         readable=machine.readable,

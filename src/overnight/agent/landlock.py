@@ -8,10 +8,11 @@ from urllib.parse import urlsplit
 
 from overnight.agent import seccomp
 from overnight.agent.environment import python_prefix
+from overnight.agent.etc import SHOWN
 from overnight.agent.limits import RunLimits
 from overnight.agent.network import RunNetwork
 from overnight.agent.supervised import link_supervisor
-from overnight.agent.tiers import ETC, ROOT_LINKS, OnHost
+from overnight.agent.tiers import ROOT_LINKS, OnHost
 from overnight.ports import Workspace
 
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts")
@@ -59,5 +60,5 @@ class Landlock(OnHost):
 
     def _system(self) -> list[Path]:
         roots = [Path("/", name) for name in ROOT_LINKS]
-        files = [Path("/etc", name) for name in ETC]
+        files = [Path("/etc", name) for name in SHOWN]
         return [*map(Path, _ALSO_READABLE), *roots, *files, python_prefix(), *self.readable]

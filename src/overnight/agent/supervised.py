@@ -15,6 +15,7 @@ from overnight.agent.limits import RunLimits
 from overnight.agent.processes import MARK
 from overnight.agent.seccomp import Filter
 from overnight.agent.tiers import (
+    EMPTIED,
     RUN_DIRECTORY,
     link_launcher,
     open_way,
@@ -29,6 +30,9 @@ Rules = Mapping[str, object]
 
 END_SECONDS = 5.0
 """For the supervisor to end its run, which takes milliseconds. After that it is killed with all the rest."""
+
+_SUPERVISE = "import sys; sys.path.append(sys.argv.pop(1)); import confine; confine.main()"
+"""Python keeps compiled what it imports; to compile a program that it is given takes longer than to run this one."""
 
 _END, _HELD = "end", "held"
 """A FIFO that it reads, and a file that says that new processes of the run wait for its answer."""
@@ -66,9 +70,9 @@ def link_supervisor(
         (run / name).unlink(missing_ok=True)
     os.mkfifo(run / _END, 0o600)
     write_private(run / "order", marshal.dumps(order))
-    python = f"env -i {MARK}={environment[MARK]} {quote(Path(sys.executable))} -I -S"
-    program = Path(__file__).with_name("confine.py")
-    return link_launcher(launcher, run, f'exec {python} {quote(program)} {quote(run / "order")} "$@"\n')
+    python = f"{EMPTIED} {MARK}={environment[MARK]} {quote(Path(sys.executable))} -I -S -c '{_SUPERVISE}'"
+    home = Path(__file__).parent
+    return link_launcher(launcher, run, f'exec {python} {quote(home)} {quote(run / "order")} "$@"\n')
 
 
 def _make_temporary(workspace: Workspace) -> None:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from overnight.agent import seccomp
 from overnight.agent.environment import View, python_prefix
+from overnight.agent.etc import keep_etc
 from overnight.agent.limits import RunLimits
 from overnight.agent.network import BLOCK, INFO, Joiner, RunNetwork, loopback_network
 from overnight.agent.processes import MARK
@@ -24,29 +25,12 @@ from overnight.ports import Owner, Workspace
 RUN_DIRECTORY = "run"
 """Inside the workspace's root: the launcher, its files, and `given`, the part that the agent may read."""
 
+EMPTIED = "/usr/bin/env -i"
+"""In a shell's script, before the program that is not to get the worker's environment."""
+
 _CLI = Path("/opt/claude-code/claude")
 _UID = 1000
 
-ETC = (
-    "alternatives",
-    "ca-certificates.conf",
-    "host.conf",
-    "hosts",
-    "ld.so.cache",
-    "ld.so.conf",
-    "ld.so.conf.d",
-    "localtime",
-    "mime.types",
-    "nsswitch.conf",
-    "pki/ca-trust",
-    "pki/tls/certs",
-    "protocols",
-    "resolv.conf",
-    "services",
-    "ssl/certs",  # never all of ssl: its `private` is readable for root, whom we may be outside
-    "ssl/openssl.cnf",
-    "timezone",
-)
 ROOT_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _AS_OUR_USER = ("--unshare-all", "--unshare-user", "--uid", str(_UID), "--gid", str(_UID), "--disable-userns")
 _AS_ANOTHER_USER = (
@@ -94,6 +78,7 @@ class Namespace:
 
     launcher: Path
     bwrap: Path
+    etc: Path
     joiner: Joiner
     limits: RunLimits
     readable: tuple[Path, ...]
@@ -122,18 +107,17 @@ class Namespace:
         self, workspace: Workspace, environment: Mapping[str, str], cli: Path, network: RunNetwork
     ) -> Path:
         run, (uid, gid) = run_directory(workspace), workspace.owner or (_UID, _UID)
-        write_public(
-            run / "passwd", f"agent:x:{uid}:{gid}:agent:{self.view(workspace).home}:/bin/bash\n{_NOBODY}\n"
-        )
-        write_public(run / "group", f"agent:x:{gid}:\nnogroup:x:65534:\n")
+        home, given = self.view(workspace).home, run / "given"
+        write_public(given / "passwd", f"agent:x:{uid}:{gid}:agent:{home}:/bin/bash\n{_NOBODY}\n")
+        write_public(given / "group", f"agent:x:{gid}:\nnogroup:x:65534:\n")
         (run / "filter").write_bytes(seccomp.program(datagrams=True))
         write_private(
             run / "arguments", "".join(f"{a}\0" for a in self._arguments(workspace, environment, cli))
         )
-        # `env -i`, and not only --clearenv: the first process of the namespace is bwrap itself, and the agent
+        # Emptied, and not only by --clearenv: the first process of the namespace is bwrap itself, and the agent
         # can read what that one was started with in /proc/1/environ.
         become = "".join(f"{shlex.quote(part)} " for part in self._become(workspace.owner))
-        bwrap = f"env -i {MARK}={environment[MARK]} {quote(self.bwrap)} --args 3 {become}{_CLI}"
+        bwrap = f"{EMPTIED} {MARK}={environment[MARK]} {quote(self.bwrap)} --args 3 {become}{_CLI}"
         # `<>` opens a FIFO without waiting, and holds it open: if the helper dies, the sandbox stays shut.
         files = (
             f"3<{quote(run / 'arguments')} 4<>{quote(run / INFO)} 5<>{quote(run / BLOCK)} "
@@ -150,9 +134,9 @@ class Namespace:
             *("--proc", "/proc", "--dev", "/dev"),
             *self._temporary(workspace.owner),
             *_system(),
+            *self._etc(view),
             *(option for path in self._toolchains() for option in _bound(path)),
             *(option for path in (_CLI, view.given, view.files, view.home) for option in _way_to(path)),
-            *("--ro-bind", str(run / "passwd"), "/etc/passwd", "--ro-bind", str(run / "group"), "/etc/group"),
             *("--ro-bind", str(cli), str(_CLI), "--ro-bind", str(run / "given"), str(view.given)),
             *("--bind", str(workspace.files), str(view.files), "--bind", str(workspace.home), str(view.home)),
             *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(view.files), "--clearenv"),
@@ -169,6 +153,12 @@ class Namespace:
             raise FileNotFoundError("there is no setpriv (of util-linux) below /usr")
         uid, gid = owner
         return [str(self.setpriv), f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--inh-caps=-all"]
+
+    def _etc(self, view: View) -> list[str]:
+        options = ["--ro-bind", str(self.etc), "/etc"]
+        for name in keep_etc(self.etc, view.given):
+            options += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+        return options
 
     def _temporary(self, owner: Owner | None) -> list[str]:
         size, mode = str(self.limits.temporary), () if owner is None else ("--perms", "1777")
@@ -215,7 +205,8 @@ class Unconfined(OnHost):
         # Dies with the worker where the system can do it; what it leaves is found by its mark (processes.py).
         mortal = f"{quote(self.setpriv)} --pdeathsig KILL " if self.setpriv else ""
         exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
-        return link_launcher(self.launcher, run, f'{exports}exec {mortal}{quote(cli)} "$@"\n')
+        write_private(run / "inside", f'{exports}exec {mortal}{quote(cli)} "$@"\n')
+        return link_launcher(self.launcher, run, f'exec {EMPTIED} /bin/sh {quote(run / "inside")} "$@"\n')
 
 
 def view_of_host(workspace: Workspace) -> View:
@@ -242,9 +233,6 @@ def _system() -> list[str]:
             options += ["--symlink", str(path.readlink()), str(path)]
         elif path.is_dir():
             options += ["--ro-bind", str(path), str(path)]
-    for name in ETC:
-        options += _way_to(Path("/etc", name))
-        options += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     return options
 
 
@@ -292,18 +280,20 @@ def open_way(workspace: Workspace) -> None:
 
 
 def install_launcher(directory: Path) -> Path:
-    """The one executable that all runs start with: it drops the environment and goes on with `start`, which
-    lies beside the link that it was called by. It is written once, before there are runs: an executable that
-    is written while another thread forks cannot be started ("text file busy")."""
+    """The one executable that all runs start with: it goes on with `start`, which lies beside the link that it
+    was called by. It is written once, before there are runs: an executable that is written while another thread
+    forks cannot be started ("text file busy")."""
     path = directory / "launch"
     fresh = directory / f"launch.{os.getpid()}"
     # The service keeps its files to itself; a run's are as everywhere.
-    fresh.write_text('#!/bin/sh\numask 022\nexec env -i /bin/sh "${0%/*}/start" "$@"\n', encoding="utf-8")
+    fresh.write_text('#!/bin/sh\numask 022\n. "${0%/*}/start"\n', encoding="utf-8")
     fresh.chmod(0o700)
     return fresh.replace(path)
 
 
 def link_launcher(launcher: Path, run: Path, start: str) -> Path:
+    """`start` is read by a shell that still has the worker's environment, and must replace it by what `EMPTIED`
+    starts. Returns the executable of this run."""
     write_private(run / "start", start)
     link = run / "launch"
     link.unlink(missing_ok=True)
