@@ -60,7 +60,7 @@ ONLY = {
     "starlette": {"api", "agent/gateway", "rehearsal"},
     "uvicorn": {"serving"},
     "typer": {"cli"},
-    "cloudflare": {"adapters/cloudflare/queue", "deploying/account"},
+    "cloudflare": {"adapters/cloudflare/client", "adapters/cloudflare/queue", "deploying/account"},
     "rich": {"cli"},
     "pydantic": {"settings", "wiring", "deploying/deploy"},
     "pydantic_settings": {"settings"},

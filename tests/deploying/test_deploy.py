@@ -216,6 +216,32 @@ async def test_a_setting_that_lacks_is_named(command: Any, name: str) -> None:
     assert (ended.status, name in ended.err) == (2, True)
 
 
+async def test_a_queue_with_another_consumer_is_left_as_it_is(command: Any, account: StandInAccount) -> None:
+    account.queues[QUEUE] = "q"
+    theirs = {"consumer_id": "c", "type": "worker", "script_name": "theirs"}
+    account.consumers["q"] = [theirs]
+    ended = await command(*DEPLOY)
+    assert ended.status == 1
+    assert "the step `pull consumer` failed" in ended.err
+    assert "A queue has one consumer" in ended.err
+    assert account.consumers["q"] == [theirs]
+
+
+OTHER_CREDENTIALS = {
+    "CLOUDFLARE_EMAIL": "somebody@example.com",
+    "CLOUDFLARE_API_KEY": "a global key",
+    "CLOUDFLARE_API_USER_SERVICE_KEY": "v1.0-key",
+}
+
+
+async def test_the_token_is_what_opens_the_account_whatever_else_the_environment_has(
+    command: Any, account: StandInAccount
+) -> None:
+    """The official client prefers an address that it finds in the environment, and then sends no token at all."""
+    ended = await command(*DEPLOY, "--dry-run", **OTHER_CREDENTIALS)
+    assert ended.status == 0, ended.err
+
+
 async def test_an_account_without_a_name_for_workers_is_told_what_to_do(
     command: Any, recorded: Any, account: StandInAccount
 ) -> None:
