@@ -37,7 +37,17 @@ MAY_IMPORT = {
         "ports",
         "domain",
     },
-    "deploying": {"deploying", "wiring", "adapters", "flows", "client", "settings", "ports", "domain"},
+    "deploying": {
+        "deploying",
+        "wiring",
+        "adapters",
+        "archive",
+        "flows",
+        "client",
+        "settings",
+        "ports",
+        "domain",
+    },
     "cli": {
         "cli",
         "deploying",

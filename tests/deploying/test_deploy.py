@@ -135,6 +135,20 @@ async def test_keys_of_another_directory_do_not_replace_those_of_the_edge(
     assert account.secrets[WORKER] == worker
 
 
+async def test_a_token_that_is_not_the_one_of_the_directory_is_refused(
+    command: Any, recorded: Any, account: StandInAccount, tmp_path: Path
+) -> None:
+    """The next deployment, without the setting, would give the edge the old one back and shut out its workers."""
+    kept = tmp_path / "data" / "ledger-token"
+    kept.parent.mkdir()
+    kept.write_text("s3cr3t-old\n")
+    refused = await command(*DEPLOY, "--edge", str(recorded.edge), OVERNIGHT_LEDGER_TOKEN="s3cr3t-new")
+    assert (refused.status, recorded.calls(), account.secrets) == (1, [], {})
+    assert "the step `ledger token` failed" in refused.err
+    assert str(kept) in refused.err
+    assert "s3cr3t-" not in refused.err
+
+
 async def test_they_are_replaced_where_that_is_wanted(
     command: Any, recorded: Any, account: StandInAccount, api: str, tmp_path: Path
 ) -> None:
