@@ -68,9 +68,9 @@ TROUBLES = (Wrong, NoEdge, OvernightError, StorageError, Refused, SettingsError,
 
 @dataclass
 class Made:
-    """What is to be erased at the end, and the first job once it has ended."""
+    """What is to be erased at the end: sessions, each with its one job; and the first job once it has ended."""
 
-    sessions: list[str] = field(default_factory=list)
+    sessions: dict[str, str] = field(default_factory=dict)
     open_jobs: list[str] = field(default_factory=list)
     job_id: str = ""
     job: Job | None = None
@@ -195,10 +195,8 @@ class Smoke:
         events = [event async for event in self.client.events(self.made.job_id, follow=False)]
         numbers = [event.seq for event in events]
         kinds = [event.type for event in events]
-        if numbers != list(range(1, len(events) + 1)) or (kinds[0], kinds[-1]) != (
-            "job.queued",
-            "job.completed",
-        ):
+        ends = [*kinds[:1], *kinds[-1:]]
+        if numbers != list(range(1, len(events) + 1)) or ends != ["job.queued", "job.completed"]:
             raise Wrong(f"the events are not whole: {', '.join(kinds)}", "This is a fault of the ledger.")
         return f"{len(events)}, from job.queued to job.completed, without a gap"
 
@@ -244,7 +242,7 @@ class Smoke:
 
     def _note(self, job_id: str, session_id: str) -> None:
         self.made.open_jobs.append(job_id)
-        self.made.sessions.append(session_id)
+        self.made.sessions[session_id] = job_id
 
     async def _when(self, job_id: str, true: Callable[[Job], bool], seconds: float) -> Job | None:
         async def look() -> Job | None:
@@ -254,16 +252,24 @@ class Smoke:
         return await _eventually(look, seconds)
 
     async def clear(self) -> str:
-        """Cancel what is open and erase the sessions. Raises one of TROUBLES; Wrong says what is left."""
-        for job_id in self.made.open_jobs:
-            await self.client.cancel(job_id)
-            if await self._when(job_id, lambda job: job.final, SOON_SECONDS) is None:
-                raise Wrong(
-                    f"job {job_id} does not end, so its session is left", "Erase it when it has ended."
-                )
-        for session_id in self.made.sessions:
-            await self._erase(session_id)
+        """End what is open and erase the sessions, each by itself. Raises Wrong: what is left, and why."""
+        left: list[str] = []
+        for session_id, job_id in self.made.sessions.items():
+            try:
+                await self._end(job_id)
+                await self._erase(session_id)
+            except TROUBLES as error:
+                left.append(f"session {session_id} is left: {error}")
+        if left:
+            raise Wrong("; ".join(left), "Nothing else is. `overnight cancel` ends a job that still runs.")
         return self._left()
+
+    async def _end(self, job_id: str) -> None:
+        if job_id not in self.made.open_jobs:
+            return
+        await self.client.cancel(job_id)
+        if await self._when(job_id, lambda job: job.final, SOON_SECONDS) is None:
+            raise Wrong(f"job {job_id} does not end")
 
     async def _erase(self, session_id: str) -> None:
         whole = await erase(
@@ -275,9 +281,7 @@ class Smoke:
             clock=self.clock,
         )
         if not whole:
-            raise Wrong(
-                f"the archives of session {session_id} could not be deleted", "Delete them in the store."
-            )
+            raise Wrong("its archives could not be deleted: delete them in the store")
 
     def _left(self) -> str:
         erased = f"{len(self.made.sessions)} sessions with their jobs, events and archives"
