@@ -10,7 +10,7 @@ from pyodide.ffi import JsException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from overnight.adapters.cloudflare.mirroring import status_key
+from overnight.adapters.cloudflare.mirroring import SHOWN_SECONDS, status_key
 from overnight.api.access import caller_of
 from overnight.api.jobs import status as from_ledger
 from overnight.api.parts import ApiParts
@@ -20,8 +20,6 @@ from overnight.ports import Clock, StorageFailed
 
 log = logging.getLogger(__name__)
 
-TTL_SECONDS = 7 * 86400
-"""Given with every write: one without it would drop it."""
 SETTLED = frozenset({Status.COMPLETED, Status.CANCELLED})
 """A job never leaves these."""
 FRESH_SECONDS = 60.0
@@ -34,7 +32,8 @@ class ShownInKv:
         self._namespace = namespace
 
     async def put(self, key: str, value: str, metadata) -> None:
-        await _done(self._namespace.put(key, value, {"expirationTtl": TTL_SECONDS, "metadata": metadata}))
+        """Its time is given with every write: one without it would drop it."""
+        await _done(self._namespace.put(key, value, {"expirationTtl": SHOWN_SECONDS, "metadata": metadata}))
 
     async def delete(self, key: str) -> None:
         await _done(self._namespace.delete(key))

@@ -93,7 +93,7 @@ async def test_two_writes_at_once_keep_the_earlier_alarm() -> None:
     one = opened(storage)
     later = replace(JOB, available_at=NOW + 100)
     found = Batch(expect={codec.SESSION: 1}, put={codec.JOBS + "j": codec.encode(later)})
-    assert await asyncio.gather(one.write(accepted()), one.write(found)) == [True, True]
+    assert all(await asyncio.gather(one.write(accepted()), one.write(found)))
     assert storage.alarm == NOW + TEND
 
 

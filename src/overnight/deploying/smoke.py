@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from overnight.adapters.cloudflare.ledger import LedgerStore
+from overnight.adapters.cloudflare.mirroring import SHOWN_SECONDS, status_key
 from overnight.adapters.cloudflare.over_http import edge_documents
 from overnight.adapters.cloudflare.turns import Turns
 from overnight.adapters.memory import MemoryWakeups
@@ -36,7 +37,6 @@ PROMPT = f"Reply with the single word {WORD}.\nrehearsal: answer {WORD}"
 LONG_PROMPT = "Run the command `sleep 300` in the shell, then say done.\nrehearsal: bash exec sleep 300"
 MAX_BUDGET_USD = 1.0
 LOOK_SECONDS = 0.5
-MIRROR_SECONDS = 7 * 86_400.0
 SOON_SECONDS = 60.0
 """For what no worker is needed, or what one that runs already does within seconds."""
 START_A_WORKER = (
@@ -173,7 +173,7 @@ class Smoke:
 
     async def _mirror(self) -> str:
         """Whether KV has the status, and for seven days. A token without a right to KV cannot look."""
-        key = f"status:{self.made.job_id}"
+        key = status_key(self.made.job_id)
         try:
             async with opened_account_of(self.settings) as account:
                 namespace = (await account.namespaces()).get(NAMESPACE)
@@ -187,7 +187,7 @@ class Smoke:
                 f"KV has no {key}", "The Worker's log (`npx wrangler tail`) says why it was not written."
             )
         ends = entries[0].expires_at
-        if ends is None or not 0 < ends - self.clock.now() <= MIRROR_SECONDS + SOON_SECONDS:
+        if ends is None or not 0 < ends - self.clock.now() <= SHOWN_SECONDS + SOON_SECONDS:
             raise Wrong(f"{key} does not end after seven days", "This is a fault of the edge.")
         return f"KV has it for {(ends - self.clock.now()) / 86_400:.1f} days"
 

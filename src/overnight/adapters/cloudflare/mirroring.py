@@ -20,6 +20,8 @@ from overnight.ports import Clock, StorageError
 log = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 1.1
+SHOWN_SECONDS = 7 * 86_400
+"""How long KV has a status, from its last transition on."""
 
 
 class Shown(Protocol):

@@ -42,10 +42,12 @@ class TendedObject:
 
     async def write(self, batch: Batch) -> bool:
         """One transaction: if one of the writes fails, none of them was made."""
-        await self._learn_alarm()
+        concerns_alarm = sights.concerns_alarm(batch)
+        if concerns_alarm:
+            await self._learn_alarm()
         now = self._clock.now()
         written = self._storage.transactionSync(lambda: self._rows.write(batch, now=now))
-        if written and sights.concerns_alarm(batch):
+        if written and concerns_alarm:
             seen = sights.sight_of_a_write(self._rows, batch)
             at = looks.after_a_write(seen, now=now, tend_seconds=self._tend_seconds)
             if at is not None and (self._alarm is None or at < self._alarm):
