@@ -56,7 +56,7 @@ async def test_what_can_be_erased_is_and_what_is_left_is_said(tmp_path: Path) ->
     made = [await submitted(ledger) for _ in range(3)]
     stuck, stuck_job = made[1]
     smoke = Smoke(
-        settings=Settings(data=tmp_path),
+        settings=Settings.model_validate({"data": tmp_path}),
         client=cast("AsyncClient", Client(ledger, {stuck_job})),
         ledger=ledger,
         archives=MemoryArchives(CLOCK),
