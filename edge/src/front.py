@@ -5,21 +5,25 @@ from functools import cache
 from ipaddress import ip_network
 from pathlib import Path
 
+import msgspec
 from overnight_version import VERSION
 from starlette.applications import Starlette
 from workers import env
 
 from bells import QueueBells
-from mirror import Mirror
-from objects import BoundDocuments, MirroredDocuments, RingingDocuments
+from mirror import Mirror, ShownInKv
+from objects import BoundDocuments, RingingDocuments
 from overnight.adapters.cloudflare.keys import SecretKeys
 from overnight.adapters.cloudflare.ledger import LedgerStore
+from overnight.adapters.cloudflare.mirroring import MirroredDocuments
 from overnight.adapters.cloudflare.polling import PollingWakeups
 from overnight.adapters.cloudflare.turns import no_turns
 from overnight.adapters.system import SystemClock, SystemEntropy
 from overnight.api import ApiParts, Limits, Readiness, create_app
 from overnight.api.operations import OPERATIONS, Operation
+from overnight.api.views import job_view
 from overnight.domain.address import CallbackPolicy
+from overnight.domain.job import Snapshot
 from overnight.domain.redaction import Redactor
 from overnight.flows.keyring import KeyRing
 
@@ -56,7 +60,9 @@ class Edge:
         self.objects = BoundDocuments(env.LEDGER)
         self.queue = QueueBells(env.QUEUE, self.clock)
         mirror = Mirror(env.STATUS, self.clock)
-        self.documents = MirroredDocuments(RingingDocuments(self.objects, self.queue), mirror)
+        self.documents = MirroredDocuments(
+            RingingDocuments(self.objects, self.queue), ShownInKv(env.STATUS), _view, self.clock
+        )
         wakeups = PollingWakeups(LOOK_SECONDS)
         self.store = LedgerStore(self.documents, wakeups, self.clock, no_turns)
         self.tend_seconds = float(_given(env, "OVERNIGHT_TEND_SECONDS") or TEND_SECONDS)
@@ -91,6 +97,11 @@ def _operations(mirror: Mirror) -> list[Operation]:
         for operation in OPERATIONS
         if operation.id in SERVED
     ]
+
+
+def _view(snapshot: Snapshot) -> bytes:
+    """What GET /status answers."""
+    return msgspec.json.encode(job_view(snapshot))
 
 
 def _callback_policy(env) -> CallbackPolicy:

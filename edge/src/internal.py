@@ -7,13 +7,7 @@ import msgspec
 from workers import Response
 
 from front import Edge
-from overnight.adapters.cloudflare.documents import (
-    DocumentTooLarge,
-    Written,
-    batch_order,
-    bell_order,
-    text,
-)
+from overnight.adapters.cloudflare.documents import Written, batch_order, bell_order, read_order, text
 from overnight.adapters.cloudflare.protocol import PROTOCOL, PROTOCOL_HEADER, refusal
 from overnight.ports import StorageError
 
@@ -35,6 +29,7 @@ async def answer(edge: Edge, request, path: str, query: str, token: str | None) 
     try:
         match path.removeprefix(PREFIX):
             case "read":
+                read_order.decode(order)  # the answer, which may be large, is passed on as it is
                 told = await edge.objects.read_text(name, order)
             case "write":
                 told = text(Written(await edge.documents.write(name, batch_order.decode(order))))
@@ -46,8 +41,6 @@ async def answer(edge: Edge, request, path: str, query: str, token: str | None) 
                 return Response("", status=404)
     except msgspec.DecodeError:
         return Response("", status=400)
-    except DocumentTooLarge:
-        return Response("", status=413)
     except StorageError:
         return Response("", status=503)
     return Response(told, headers={"Content-Type": "application/json", **HEADERS})

@@ -1,11 +1,10 @@
-"""The ledger within the edge: its Durable Objects by their binding, with the status of jobs mirrored to KV."""
+"""The ledger within the edge: its Durable Objects by their binding, and the bells of what is written to them."""
 
 import logging
 
 from pyodide.ffi import JsException
 
 from bells import QueueBells
-from mirror import Mirror
 from overnight.adapters.cloudflare.documents import (
     Batch,
     Document,
@@ -59,21 +58,4 @@ class RingingDocuments:
         written = await self._documents.write(name, batch)
         if written:
             await self._bells.ring(batch)
-        return written
-
-
-class MirroredDocuments:
-    """The port `Documents`: what is written of a job's status is told to the mirror, after it is written."""
-
-    def __init__(self, documents: Documents, mirror: Mirror):
-        self._documents = documents
-        self._mirror = mirror
-
-    async def read(self, name: str, read: Read) -> dict[str, Document]:
-        return await self._documents.read(name, read)
-
-    async def write(self, name: str, batch: Batch) -> bool:
-        written = await self._documents.write(name, batch)
-        if written:
-            await self._mirror.follow(name, batch, self._documents)
         return written

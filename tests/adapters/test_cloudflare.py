@@ -1,8 +1,9 @@
 """The parts of the Cloudflare adapters that need no Cloudflare: claims, messages, wakeups, debts."""
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
 
 import msgspec
 import pytest
@@ -21,17 +22,18 @@ from overnight.adapters.cloudflare.messages import (
     parse_message,
     size,
 )
-from overnight.adapters.cloudflare.owed import OwnIndex
+from overnight.adapters.cloudflare.owed import AGAIN_SECONDS, OwnIndex
 from overnight.adapters.cloudflare.owners import Owners
 from overnight.adapters.cloudflare.polling import LookingWakeups, Pace
 from overnight.adapters.memory import MemoryWakeups
 from overnight.adapters.system import SystemClock, SystemEntropy
 from overnight.domain.delivery import owe
 from overnight.domain.errors import IdempotencyConflict, TooManyJobs
-from overnight.domain.job import DeliveryStatus, Job, JobRequest, Session, Status
+from overnight.domain.job import Delivery, DeliveryStatus, Job, JobRequest, Session, Status
 from overnight.domain.keys import KeyLimits
 from overnight.domain.standing import room_to_wait
-from overnight.ports import Idempotency, StorageFailed
+from overnight.flows.notify import Notifier
+from overnight.ports import Idempotency, JobStore, Receipt, StorageFailed
 
 KEY = Idempotency(key="k", fingerprint="f")
 
@@ -214,6 +216,74 @@ async def test_a_worker_knows_what_it_owes_until_it_is_delivered(entropy: System
     assert await index.next_delivery_at() == 2.0
 
 
+async def test_a_delivery_that_the_ledger_could_not_reserve_is_tried_again_by_the_same_worker(
+    entropy: SystemEntropy,
+) -> None:
+    """And one that nobody could take is left to the alarm, or the ledger would be asked for ever."""
+    job = made_job(entropy, callback_url="https://example.com/")
+    owed = owe(job, delivery_id=entropy.delivery_id(), now=1.0)
+    index, clock = OwnIndex(), FixedClock(1.0)
+    index.note([owed])
+    ledger = Stumbling(owed, index)
+    pay = _notifier(ledger, index, clock, entropy).send_due
+    with pytest.raises(ExceptionGroup):
+        await pay()
+    clock.time += AGAIN_SECONDS / 2
+    await pay()
+    assert ledger.asked == 1
+    clock.time += AGAIN_SECONDS
+    ledger.stumbles = False
+    await pay()
+    assert ledger.delivery.status is DeliveryStatus.DELIVERED
+
+    index.note([owed])
+    told = [await index.due_deliveries(now=now, limit=9) for now in (1e6, 2e6, 3e6)]
+    assert told == [[owed.delivery_id], [owed.delivery_id], []]
+
+
+@dataclass
+class Stumbling:
+    """The deliveries of a ledger with one in it, as the port `JobStore` has them."""
+
+    delivery: Delivery
+    index: OwnIndex
+    stumbles: bool = True
+    asked: int = 0
+
+    async def change_delivery(self, _: str, decide: Callable[[Delivery], Delivery | None]) -> Delivery | None:
+        self.asked += 1
+        if self.stumbles:
+            raise StorageFailed("not now")
+        after = decide(self.delivery)
+        if after is not None:
+            self.delivery = after
+            self.index.note([after])
+        return after
+
+
+class Receiver:
+    """The port `Webhooks`."""
+
+    async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Receipt:
+        return Receipt(status=204)
+
+
+async def _secrets(_: str | None) -> Sequence[bytes]:
+    return [bytes(32)]
+
+
+def _notifier(ledger: Stumbling, index: OwnIndex, clock: "FixedClock", entropy: SystemEntropy) -> Notifier:
+    return Notifier(
+        store=cast("JobStore", ledger),
+        index=index,
+        webhooks=Receiver(),
+        wakeups=MemoryWakeups(),
+        clock=clock,
+        entropy=entropy,
+        secrets=_secrets,
+    )
+
+
 @pytest.mark.parametrize("secret", [None, "", "[]", "{", '["x"]'])
 async def test_without_keys_nobody_gets_in(secret: str | None) -> None:
     with pytest.raises(StorageFailed, match="OVERNIGHT_KEYS"):
@@ -249,10 +319,10 @@ class TestOwners:
 
 class FixedClock:
     def __init__(self, now: float) -> None:
-        self._now = now
+        self.time = now
 
     def now(self) -> float:
-        return self._now
+        return self.time
 
 
 class TestPace:

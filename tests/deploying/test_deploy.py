@@ -135,6 +135,20 @@ async def test_keys_of_another_directory_do_not_replace_those_of_the_edge(
     assert account.secrets[WORKER] == worker
 
 
+async def test_a_token_that_is_not_the_one_of_the_directory_is_refused(
+    command: Any, recorded: Any, account: StandInAccount, tmp_path: Path
+) -> None:
+    """The next deployment, without the setting, would give the edge the old one back and shut out its workers."""
+    kept = tmp_path / "data" / "ledger-token"
+    kept.parent.mkdir()
+    kept.write_text("s3cr3t-old\n")
+    refused = await command(*DEPLOY, "--edge", str(recorded.edge), OVERNIGHT_LEDGER_TOKEN="s3cr3t-new")
+    assert (refused.status, recorded.calls(), account.secrets) == (1, [], {})
+    assert "the step `ledger token` failed" in refused.err
+    assert str(kept) in refused.err
+    assert "s3cr3t-" not in refused.err
+
+
 async def test_they_are_replaced_where_that_is_wanted(
     command: Any, recorded: Any, account: StandInAccount, api: str, tmp_path: Path
 ) -> None:
@@ -214,6 +228,32 @@ async def test_a_dead_token_is_said(command: Any, account: StandInAccount) -> No
 async def test_a_setting_that_lacks_is_named(command: Any, name: str) -> None:
     ended = await command(*DEPLOY, **{name: None})
     assert (ended.status, name in ended.err) == (2, True)
+
+
+async def test_a_queue_with_another_consumer_is_left_as_it_is(command: Any, account: StandInAccount) -> None:
+    account.queues[QUEUE] = "q"
+    theirs = {"consumer_id": "c", "type": "worker", "script_name": "theirs"}
+    account.consumers["q"] = [theirs]
+    ended = await command(*DEPLOY)
+    assert ended.status == 1
+    assert "the step `pull consumer` failed" in ended.err
+    assert "A queue has one consumer" in ended.err
+    assert account.consumers["q"] == [theirs]
+
+
+OTHER_CREDENTIALS = {
+    "CLOUDFLARE_EMAIL": "somebody@example.com",
+    "CLOUDFLARE_API_KEY": "a global key",
+    "CLOUDFLARE_API_USER_SERVICE_KEY": "v1.0-key",
+}
+
+
+async def test_the_token_is_what_opens_the_account_whatever_else_the_environment_has(
+    command: Any, account: StandInAccount
+) -> None:
+    """The official client prefers an address that it finds in the environment, and then sends no token at all."""
+    ended = await command(*DEPLOY, "--dry-run", **OTHER_CREDENTIALS)
+    assert ended.status == 0, ended.err
 
 
 async def test_an_account_without_a_name_for_workers_is_told_what_to_do(

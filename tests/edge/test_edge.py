@@ -220,6 +220,8 @@ async def test_another_owners_job_is_not_there(
         ("nothing", {}, 404),
         ("read?object=", {}, 404),
         ("write", {}, 400),
+        ("read", {}, 400),
+        ("ring", {}, 400),
     ],
 )
 async def test_the_ledgers_door(

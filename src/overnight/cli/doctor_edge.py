@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 from overnight.cli.checks import Check, Verdict, judged, note
 from overnight.deploying.account import PULL, Account, AccountProblem, Consumer
-from overnight.deploying.names import DEAD_LETTERS, KEYS_SECRET, NAMESPACE, TOKEN_SECRET
+from overnight.deploying.names import DEAD_LETTERS, KEYS_SECRET, NAMESPACE, STATUS_PREFIX, TOKEN_SECRET
 from overnight.deploying.opening import opened_account_of
 from overnight.deploying.seen import NoEdge, Seen, look_at_edge, look_at_ledger
 from overnight.ports import Clock, StorageError
@@ -13,7 +13,6 @@ from overnight.wiring.archives import chosen_archives
 
 SKEW_NOTE_SECONDS, SKEW_BAD_SECONDS = 5.0, 300.0
 """Receivers refuse a webhook whose time is five minutes off (Standard Webhooks); less only makes events look odd."""
-STATUS_PREFIX = "status:"
 HTTP_NOT_FOUND = 404
 AGAIN = "Run `overnight cloudflare deploy`: it makes what is missing."
 

@@ -1,19 +1,23 @@
 """An account at Cloudflare, as far as the edge needs one, by the official client."""
 
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import cloudflare
-import httpx
 from cloudflare.types.queues import Queue
 from cloudflare.types.queues.consumer import Consumer as Told
 
-TIMEOUT_SECONDS = 30.0
+from overnight.adapters.cloudflare.client import cloudflare_client, said
+
 MAX_RETRIES = 20
 """Pulls of one message before it is a dead letter. Waiting jobs use none up, so this many are trouble."""
 PULL: Literal["http_pull"] = "http_pull"
+MALFORMED = 6003
+"""Of a token that cannot be one, with HTTP 400 (github.com/kissgyorgy/cloudflare-dyndns, issue 40)."""
+CONSUMER_EXISTS = 11004
+"""github.com/cloudflare/workers-sdk, issue 5347."""
 
 T = TypeVar("T")
 
@@ -54,7 +58,11 @@ class Entry:
 
 
 class Account:
-    """Every method raises AccountProblem. Those that make something are for what is not there."""
+    """Every method raises AccountProblem. Those that make something are for what is not there.
+
+    The permissions are named as in Cloudflare's list "API token permissions", and asked for as its API reference has
+    them: for queues it takes `Workers Scripts Write` as well as `Queues Write`.
+    """
 
     def __init__(self, client: cloudflare.AsyncCloudflare, account_id: str) -> None:
         self._client = client
@@ -125,7 +133,7 @@ class Account:
         try:
             await _answer(asked, "acknowledge a message", "Queues Write")
         except AccountProblem as problem:
-            if problem.status is None or problem.status >= 500:
+            if problem.status is None or problem.status == 429 or problem.status >= 500:
                 raise
             return problem.status not in {401, 403}  # it may, and was told that there is no such message
         return True
@@ -152,7 +160,7 @@ class Account:
         return [Entry(name=key.name, expires_at=key.expiration) for key in page.result or []]
 
     async def secrets(self, worker: str) -> set[str] | None:
-        """The names of the Worker's secrets; None if there is no such Worker yet."""
+        """The names of the Worker's secrets; None if there is no such Worker yet (10007, as wrangler reads it)."""
         listing = self._client.workers.scripts.secrets.list(worker, account_id=self._id)
         try:
             page = await _answer(listing, "list the secrets of the Worker", "Workers Scripts Read")
@@ -177,12 +185,7 @@ class Account:
 @asynccontextmanager
 async def opened_account(url: str, token: str, account_id: str) -> AsyncIterator[Account]:
     """`url` is that of Cloudflare's API."""
-    async with (
-        httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as sender,
-        cloudflare.AsyncCloudflare(
-            api_token=token, base_url=url, http_client=sender, max_retries=2
-        ) as client,
-    ):
+    async with cloudflare_client(url, token) as client:
         yield Account(client, account_id)
 
 
@@ -194,19 +197,21 @@ async def _answer(call: Awaitable[T], what: str, right: str) -> T:
 
 
 def _problem(error: cloudflare.CloudflareError, what: str, right: str) -> AccountProblem:
-    """Cloudflare's own words are kept: its codes say more than the status."""
     if not isinstance(error, cloudflare.APIStatusError):
         kind = type(error).__name__
         return AccountProblem(
             f"Could not {what}: Cloudflare's API did not answer ({kind}). Check the network."
         )
-    status = error.status_code
-    said = "; ".join(f"{each.code} {each.message}" for each in error.errors if each.message)
-    told = f"Could not {what} (HTTP {status}{f', {said}' if said else ''})."
-    return AccountProblem(" ".join(part for part in (told, _remedy(status, right)) if part), status)
+    told = f"Could not {what} ({said(error)})."
+    remedy = _remedy(error.status_code, {each.code for each in error.errors}, right)
+    return AccountProblem(" ".join(part for part in (told, remedy) if part), error.status_code)
 
 
-def _remedy(status: int, right: str) -> str:
+def _remedy(status: int, codes: Collection[int | None], right: str) -> str:
+    if MALFORMED in codes:
+        return "CLOUDFLARE_API_TOKEN is no API token: it needs one, not a global API key, and without quotes."
+    if CONSUMER_EXISTS in codes:
+        return "A queue has one consumer: look in the dashboard what this one is for, and remove it there."
     match status:
         case 401:
             return "Set CLOUDFLARE_API_TOKEN to a token that is alive."

@@ -29,7 +29,15 @@ class CannotDeploy(Exception):
     """The message says what is in the way, and what helps."""
 
 
-TROUBLES = (AccountProblem, WranglerFailed, CannotDeploy, SettingsError, StorageError, OSError)
+TROUBLES = (
+    AccountProblem,
+    WranglerFailed,
+    CannotDeploy,
+    SettingsError,
+    StorageError,
+    kept.TwoTokens,
+    OSError,
+)
 
 
 @dataclass

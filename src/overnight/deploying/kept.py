@@ -1,21 +1,38 @@
 """What stays on the machine that deploys, in its data directory: the ledger's token, and the settings of a worker."""
 
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
+from overnight.archive.durable import whole_file
 from overnight.settings import Settings
 
 TOKEN_FILE, WORKER_FILE = "ledger-token", "worker.env"
 
 
+class TwoTokens(Exception):
+    """The message says where they are, and not what they are."""
+
+
 def known_ledger_token(settings: Settings) -> str | None:
-    """The setting, or the one that was made here. Cloudflare shows no secret again. Raises OSError."""
-    if settings.ledger_token is not None:
-        return settings.ledger_token.get_secret_value()
+    """The setting, or the one that was made here. Cloudflare shows no secret again.
+
+    Raises OSError, and TwoTokens if the two differ: whichever was taken, the next deployment might take the other one
+    and shut out every worker.
+    """
+    made = _made_token(settings.data / TOKEN_FILE)
+    given = settings.ledger_token.get_secret_value() if settings.ledger_token is not None else None
+    if made is not None and given not in {None, made}:
+        raise TwoTokens(
+            f"OVERNIGHT_LEDGER_TOKEN is another one than that in {settings.data / TOKEN_FILE}. Unset it if it is of "
+            "another edge; delete that file first if it is to take the place of the old one."
+        )
+    return given or made
+
+
+def _made_token(path: Path) -> str | None:
     try:
-        return (settings.data / TOKEN_FILE).read_text().strip() or None
+        return path.read_text().strip() or None
     except FileNotFoundError:
         return None
 
@@ -39,15 +56,10 @@ def worker_text(values: Mapping[str, str]) -> str:
 
 
 def write_secret(path: Path, text: str) -> None:
-    """Whole or not at all, for its owner only. Raises OSError."""
+    """Whole and for good or not at all, for its owner only. Raises OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.fresh")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    with whole_file(path) as file:  # which only its owner may read
+        file.write(text.encode())
 
 
 _HEAD = """\

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from overnight.adapters.cloudflare.ledger import LedgerStore
+from overnight.adapters.cloudflare.mirroring import SHOWN_SECONDS, status_key
 from overnight.adapters.cloudflare.over_http import edge_documents
 from overnight.adapters.cloudflare.turns import Turns
 from overnight.adapters.memory import MemoryWakeups
@@ -36,7 +37,6 @@ PROMPT = f"Reply with the single word {WORD}.\nrehearsal: answer {WORD}"
 LONG_PROMPT = "Run the command `sleep 300` in the shell, then say done.\nrehearsal: bash exec sleep 300"
 MAX_BUDGET_USD = 1.0
 LOOK_SECONDS = 0.5
-MIRROR_SECONDS = 7 * 86_400.0
 SOON_SECONDS = 60.0
 """For what no worker is needed, or what one that runs already does within seconds."""
 START_A_WORKER = (
@@ -68,9 +68,9 @@ TROUBLES = (Wrong, NoEdge, OvernightError, StorageError, Refused, SettingsError,
 
 @dataclass
 class Made:
-    """What is to be erased at the end, and the first job once it has ended."""
+    """What is to be erased at the end: sessions, each with its one job; and the first job once it has ended."""
 
-    sessions: list[str] = field(default_factory=list)
+    sessions: dict[str, str] = field(default_factory=dict)
     open_jobs: list[str] = field(default_factory=list)
     job_id: str = ""
     job: Job | None = None
@@ -173,7 +173,7 @@ class Smoke:
 
     async def _mirror(self) -> str:
         """Whether KV has the status, and for seven days. A token without a right to KV cannot look."""
-        key = f"status:{self.made.job_id}"
+        key = status_key(self.made.job_id)
         try:
             async with opened_account_of(self.settings) as account:
                 namespace = (await account.namespaces()).get(NAMESPACE)
@@ -187,7 +187,7 @@ class Smoke:
                 f"KV has no {key}", "The Worker's log (`npx wrangler tail`) says why it was not written."
             )
         ends = entries[0].expires_at
-        if ends is None or not 0 < ends - self.clock.now() <= MIRROR_SECONDS + SOON_SECONDS:
+        if ends is None or not 0 < ends - self.clock.now() <= SHOWN_SECONDS + SOON_SECONDS:
             raise Wrong(f"{key} does not end after seven days", "This is a fault of the edge.")
         return f"KV has it for {(ends - self.clock.now()) / 86_400:.1f} days"
 
@@ -195,10 +195,8 @@ class Smoke:
         events = [event async for event in self.client.events(self.made.job_id, follow=False)]
         numbers = [event.seq for event in events]
         kinds = [event.type for event in events]
-        if numbers != list(range(1, len(events) + 1)) or (kinds[0], kinds[-1]) != (
-            "job.queued",
-            "job.completed",
-        ):
+        ends = [*kinds[:1], *kinds[-1:]]
+        if numbers != list(range(1, len(events) + 1)) or ends != ["job.queued", "job.completed"]:
             raise Wrong(f"the events are not whole: {', '.join(kinds)}", "This is a fault of the ledger.")
         return f"{len(events)}, from job.queued to job.completed, without a gap"
 
@@ -244,7 +242,7 @@ class Smoke:
 
     def _note(self, job_id: str, session_id: str) -> None:
         self.made.open_jobs.append(job_id)
-        self.made.sessions.append(session_id)
+        self.made.sessions[session_id] = job_id
 
     async def _when(self, job_id: str, true: Callable[[Job], bool], seconds: float) -> Job | None:
         async def look() -> Job | None:
@@ -254,16 +252,24 @@ class Smoke:
         return await _eventually(look, seconds)
 
     async def clear(self) -> str:
-        """Cancel what is open and erase the sessions. Raises one of TROUBLES; Wrong says what is left."""
-        for job_id in self.made.open_jobs:
-            await self.client.cancel(job_id)
-            if await self._when(job_id, lambda job: job.final, SOON_SECONDS) is None:
-                raise Wrong(
-                    f"job {job_id} does not end, so its session is left", "Erase it when it has ended."
-                )
-        for session_id in self.made.sessions:
-            await self._erase(session_id)
+        """End what is open and erase the sessions, each by itself. Raises Wrong: what is left, and why."""
+        left: list[str] = []
+        for session_id, job_id in self.made.sessions.items():
+            try:
+                await self._end(job_id)
+                await self._erase(session_id)
+            except TROUBLES as error:
+                left.append(f"session {session_id} is left: {error}")
+        if left:
+            raise Wrong("; ".join(left), "Nothing else is. `overnight cancel` ends a job that still runs.")
         return self._left()
+
+    async def _end(self, job_id: str) -> None:
+        if job_id not in self.made.open_jobs:
+            return
+        await self.client.cancel(job_id)
+        if await self._when(job_id, lambda job: job.final, SOON_SECONDS) is None:
+            raise Wrong(f"job {job_id} does not end")
 
     async def _erase(self, session_id: str) -> None:
         whole = await erase(
@@ -275,9 +281,7 @@ class Smoke:
             clock=self.clock,
         )
         if not whole:
-            raise Wrong(
-                f"the archives of session {session_id} could not be deleted", "Delete them in the store."
-            )
+            raise Wrong("its archives could not be deleted: delete them in the store")
 
     def _left(self) -> str:
         erased = f"{len(self.made.sessions)} sessions with their jobs, events and archives"

@@ -95,7 +95,7 @@ class HttpDocuments:
 
 @asynccontextmanager
 async def edge_documents(url: str, token: str) -> AsyncIterator[HttpDocuments]:
-    """`token` is the secret that the edge knows as LEDGER_TOKEN."""
+    """`token` is the secret that the edge knows as OVERNIGHT_LEDGER_TOKEN."""
     headers = {
         "Authorization": f"Bearer {token}",
         PROTOCOL_HEADER: PROTOCOL,

@@ -10,27 +10,41 @@ from typing import Protocol
 from overnight.domain.job import Delivery, DeliveryStatus, Job, Session, Snapshot, Status
 from overnight.ports import Bell, JobStore, Page, Queue, StorageError, StorageFailed, Wakeups
 
+AGAIN_SECONDS = 60.0
+"""Until a delivery is told again that nobody has noted since: the ledger failed, or another worker has reserved it for
+this long."""
+
 
 class OwnIndex:
     """The port `JobIndex` of one worker: it lists nothing, and knows the deliveries that it was told of."""
 
     def __init__(self) -> None:
         self._due: dict[str, float] = {}
+        self._told: set[str] = set()
 
     def note(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:
+            self._told.discard(delivery.delivery_id)
             if delivery.status is DeliveryStatus.OWED:
                 self._due[delivery.delivery_id] = delivery.next_at
             else:
                 self._due.pop(delivery.delivery_id, None)
 
     async def due_deliveries(self, *, now: float, limit: int) -> Sequence[str]:
-        """Each is told once: who reserves it notes it anew, and what another worker has, or nobody takes, is the
-        alarm's. Else it would be asked about without a pause."""
+        """Each is told twice, with a pause: who reserves it notes it anew. What another worker has, or nobody could
+        take, is then the alarm's, and not asked about for ever."""
         due = sorted((at, delivery_id) for delivery_id, at in self._due.items() if at <= now)[:limit]
         for _, delivery_id in due:
-            del self._due[delivery_id]
+            self._put_off(delivery_id, now + AGAIN_SECONDS)
         return [delivery_id for _, delivery_id in due]
+
+    def _put_off(self, delivery_id: str, at: float) -> None:
+        if delivery_id in self._told:
+            self._told.remove(delivery_id)
+            del self._due[delivery_id]
+        else:
+            self._told.add(delivery_id)
+            self._due[delivery_id] = at
 
     async def next_delivery_at(self) -> float | None:
         return min(self._due.values(), default=None)

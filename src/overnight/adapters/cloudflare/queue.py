@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import cloudflare
-import httpx
 import msgspec
 from cloudflare.types.queues.message_pull_response import Message as Pulled
 
+from overnight.adapters.cloudflare.client import cloudflare_client, said
 from overnight.adapters.cloudflare.messages import InvalidMessage, bell, parse_message
 from overnight.adapters.cloudflare.polling import Pace
 from overnight.ports import Bell, Clock, StorageFailed
@@ -27,13 +27,14 @@ log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 100
 MAX_DELAY_SECONDS = 12 * 3600
-POISON_DELAY_SECONDS = 60.0
-TIMEOUT_SECONDS = 30.0
+POISON_DELAY_SECONDS = 60
 MEANINGS = {
     401: "Cloudflare does not know the token: set CLOUDFLARE_API_TOKEN to one that is alive.",
-    403: "The token may not use the queue: CLOUDFLARE_API_TOKEN needs the permissions Queues Read and Write.",
+    403: "The token may not use the queue, or is not alive: CLOUDFLARE_API_TOKEN needs the permissions Queues Read and "
+    "Queues Write.",
     404: "There is no such queue: look at CLOUDFLARE_ACCOUNT_ID and OVERNIGHT_CLOUDFLARE_QUEUE_ID.",
 }
+"""A token that is not known may be answered with 403, too (Cloudflare's example "Publish to a Queue via HTTP")."""
 
 T = TypeVar("T")
 
@@ -113,7 +114,7 @@ class CloudflareQueue:
             return None
         return Bell(job_id=job_id, receipt=receipt, rung=int(message.attempts or 1))
 
-    async def _put_off(self, receipt: str, delay: float) -> None:
+    async def _put_off(self, receipt: str, delay: int) -> None:
         retries = [{"lease_id": receipt, "delay_seconds": delay}]
         await _told(self._messages.ack(self._queue, account_id=self._account, acks=[], retries=retries))  # type: ignore[arg-type]  # its TypedDicts are private
 
@@ -126,10 +127,7 @@ async def cloudflare_queue(
     url: str, token: str, address: QueueAddress, clock: Clock
 ) -> AsyncIterator[CloudflareQueue]:
     """`url` is that of Cloudflare's API."""
-    async with (
-        httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as sender,
-        cloudflare.AsyncCloudflare(api_token=token, base_url=url, http_client=sender) as client,
-    ):
+    async with cloudflare_client(url, token) as client:
         yield CloudflareQueue(client, address, clock)
 
 
@@ -139,7 +137,7 @@ async def _told(call: Awaitable[T]) -> T:
         return await call
     except cloudflare.APIStatusError as error:
         meaning = MEANINGS.get(error.status_code, "Cloudflare's queue refused the call.")
-        raise StorageFailed(f"{meaning} (HTTP {error.status_code})") from None
+        raise StorageFailed(f"{meaning} ({said(error)})") from None
     except cloudflare.CloudflareError as error:
         raise StorageFailed(f"Cloudflare's queue could not be reached ({type(error).__name__}).") from None
 
