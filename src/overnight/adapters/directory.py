@@ -38,8 +38,8 @@ class DirectoryArchives:
         """Also raises OSError (EIO) if the bytes are no longer those that were put."""
         return await asyncio.to_thread(self._fetch, check_name(name), target)
 
-    async def end(self, name: str, *, start: int) -> bytes:
-        return await asyncio.to_thread(self._end, check_name(name), start)
+    async def part(self, name: str, *, start: int, length: int) -> bytes:
+        return await asyncio.to_thread(self._part, check_name(name), start, length)
 
     async def publish(self, name: str, alias: str) -> None:
         await asyncio.to_thread(self._publish, check_name(name), check_name(alias))
@@ -104,11 +104,11 @@ class DirectoryArchives:
                 raise OSError(errno.EIO, "The archive no longer has the checksum it was stored with", name)
         return StoredArchive(name=name, size=size, sha256=sha256)
 
-    def _end(self, name: str, start: int) -> bytes:
+    def _part(self, name: str, start: int, length: int) -> bytes:
         try:
             with (self._root / name).open("rb") as archive:
                 archive.seek(start)
-                return archive.read()
+                return archive.read(length)
         except FileNotFoundError:
             raise ArchiveMissing("There is no archive of that name.") from None
 
