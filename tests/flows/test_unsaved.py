@@ -431,3 +431,28 @@ async def test_what_another_process_holds_is_left_alone_until_that_dies(
     await late(world).once()
     assert (await world.job(first.job_id)).archive is not None
     assert unsaved(world) == []
+
+
+async def loses_its_conversation(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
+    order.workspace.transcripts.rmdir()
+    order.workspace.transcripts.symlink_to(order.workspace.files)
+    (order.workspace.files / "a").write_text("a")
+    return Outcome(ending=Ending.DONE, result="")
+
+
+async def test_a_conversation_that_is_left_out_is_an_event(world: Any, agents: Any) -> None:
+    job = await world.submit()
+    await world.run_next(loses_its_conversation)
+    archive = (await world.job(job.job_id)).archive
+    assert await world.told(job.job_id, "conversation.left_out") == [{"archive": archive}]
+    other = await session_with(world, agents, "a")
+    assert await world.told(other.job_id, "conversation.left_out") == []
+
+
+async def test_a_conversation_that_is_left_out_late_is_an_event_too(world: Any, store: Store) -> None:
+    job = await world.submit()
+    await world.run_next(loses_its_conversation)
+    store.trouble = None
+    await late(world).once()
+    archive = (await world.job(job.job_id)).archive
+    assert await world.told(job.job_id, "conversation.left_out") == [{"archive": archive, "late": True}]

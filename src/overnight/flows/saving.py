@@ -23,9 +23,12 @@ NOT_SCANNED = Scan(found=(), found_total=0, whole=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
+    """`conversation`: the archive has one, so the session's next job knows what was said."""
+
     archive: ArchiveRef
     packed: Packed
     scan: Scan
+    conversation: bool
 
 
 class SecretsInArchive(Exception):
@@ -66,6 +69,7 @@ class Saving:
         self._entries = entries
         self._settled = settled
         self._packed: tuple[Packed, Scan] | None = None
+        self._conversation = False
 
     async def store(self) -> Saved:
         """After an OSError call it again: what was packed is sent again, and not packed again.
@@ -77,7 +81,7 @@ class Saving:
         assert self._packed is not None
         packed, scanned = self._packed
         archive = ArchiveRef(name=stored.name, size=stored.size, sha256=stored.sha256, origin=Origin.RUN)
-        return Saved(archive=archive, packed=packed, scan=scanned)
+        return Saved(archive=archive, packed=packed, scan=scanned, conversation=self._conversation)
 
     async def adopt(self) -> None:
         """The next pack of the tree builds on this one."""
@@ -124,9 +128,11 @@ class Saving:
                 raise Abandoned("the pack was called off")
             growth.wrote(size)
 
+        parts = parts_of(workspace_at(self._root))
+        self._conversation = len(parts) > 1
         with self._baseline.packing.open("wb", buffering=0) as file:
             packed = pack(
-                parts_of(workspace_at(self._root)),
+                parts,
                 file,
                 entries=self._entries,
                 exclude=self._packing.exclude,
