@@ -3,10 +3,9 @@
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from overnight.archive import Packed, Scan, pack, scan
 from overnight.archive.record import load
@@ -15,8 +14,7 @@ from overnight.domain.redaction import Redactor
 from overnight.flows.growth import GrowingFile
 from overnight.flows.places import Baseline, parts_of, workspace_at
 from overnight.ports import ArchiveStore, StoredArchive
-
-T = TypeVar("T")
+from overnight.threads import to_its_end
 
 NOT_SCANNED = Scan(found=(), found_total=0, whole=True)
 
@@ -168,15 +166,3 @@ def fresh_names(before: Path, after: Path) -> set[str] | None:
     if old is None or new is None:
         return None
     return {os.fsdecode(name) for name in new.changed_since(old)}
-
-
-async def to_its_end(work: Callable[[threading.Event], T]) -> T:
-    """Run blocking work in a thread. When this is cancelled the event is set, and the end of the thread awaited."""
-    called_off = threading.Event()
-    thread = asyncio.ensure_future(asyncio.to_thread(work, called_off))
-    try:
-        return await asyncio.shield(thread)
-    except asyncio.CancelledError:
-        called_off.set()
-        await asyncio.gather(thread, return_exceptions=True)
-        raise
