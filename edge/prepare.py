@@ -19,7 +19,7 @@ PACKAGES = EDGE / "python_modules"
 CACHE = EDGE / ".pyodide"
 """The bundle of Pyodide, and the wrapper that makes workerd read it."""
 
-CARRIED = ("__init__.py", "domain", "ports", "flows", "archive", "api")
+CARRIED = ("__init__.py", "threads.py", "domain", "ports", "flows", "archive", "api")
 ADAPTERS = ("__init__.py", "system.py", "cloudflare")
 WASM = (
     "--only-binary=:all: --implementation cp --python-version 3.14 --abi cp314 --abi none "

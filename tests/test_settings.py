@@ -82,3 +82,16 @@ def test_a_wrong_value_is_named_and_not_repeated(name: str) -> None:
         load()
     assert f" {name}:" in str(caught.value)
     assert "canary-value" not in str(caught.value)
+
+
+@pytest.mark.parametrize("days", ["0.5", "6.99", "-1"])
+def test_no_job_may_be_forgotten_before_its_idempotency_key(days: str) -> None:
+    os.environ["OVERNIGHT_JOB_RETENTION_DAYS"] = days
+    with pytest.raises(SettingsError, match="OVERNIGHT_JOB_RETENTION_DAYS"):
+        load()
+
+
+@pytest.mark.parametrize("days", ["0", "7", "90"])
+def test_a_job_may_be_forgotten_after_its_idempotency_key_or_never(days: str) -> None:
+    os.environ["OVERNIGHT_JOB_RETENTION_DAYS"] = days
+    assert load().job_retention_days == float(days)

@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from overnight.domain.address import CallbackPolicy
 from overnight.domain.archive_names import ARCHIVES
 from overnight.domain.egress import EgressPolicy, allowed_host
-from overnight.domain.retention import RetentionPolicy
+from overnight.domain.retention import IDEMPOTENCY_DAYS, RetentionPolicy
 from overnight.domain.retry import RetryPolicy
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -270,8 +270,9 @@ class Settings(BaseSettings):
     job_retention_days: float = Field(
         90.0,
         ge=0,
-        description="Jobs that ended longer ago are forgotten, with events and results; 0: none is. Never one that "
-        "owes a webhook, or the newest of its session. Sessions and archives stay.",
+        description="Jobs that ended longer ago are forgotten, with events and results; at least "
+        f"{IDEMPOTENCY_DAYS}, or 0: none is. Never one that owes a webhook, or the newest of its session. Sessions and "
+        "archives stay.",
     )
     checkpoint_seconds: float = Field(
         60.0,
@@ -370,6 +371,16 @@ class Settings(BaseSettings):
     @classmethod
     def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(allowed_host(entry) for entry in value)
+
+    @field_validator("job_retention_days")
+    @classmethod
+    def _not_before_its_key(cls, value: float) -> float:
+        if 0 < value < IDEMPOTENCY_DAYS:
+            raise ValueError(
+                f"must be at least {IDEMPOTENCY_DAYS}, or 0 to forget no job: idempotency keys are promised to answer "
+                f"with their job for {IDEMPOTENCY_DAYS} days"
+            )
+        return value
 
     @field_validator("data")
     @classmethod

@@ -67,6 +67,20 @@ class TestPages:
         assert (second["next_after"], second["final"]) == (4, False)
         assert set(second["data"][0]) == {"seq", "type", "time", "job_id", "session_id", "attempt", "data"}
 
+    @pytest.mark.parametrize("limit", ["", "&limit=1000", "&limit=7"])
+    async def test_who_goes_on_page_by_page_sees_each_event_once(
+        self, service: Any, client: Any, limit: str
+    ) -> None:
+        job_id = await submit(client)
+        await service.start(job_id)
+        await service.tell(job_id, *map(str, range(230)))
+        await service.finish(job_id, Outcome(ending=Ending.DONE, result=""))
+        seen, page = [], {"final": False, "next_after": 0}
+        while not page["final"]:
+            page = (await client.get(f"/jobs/{job_id}/events?after={page['next_after']}{limit}")).json()
+            seen += [event["seq"] for event in page["data"]]
+        assert seen == list(range(1, 234))
+
     async def test_final_is_said_with_the_last_event_only(self, service: Any, client: Any) -> None:
         job_id = await submit(client)
         await service.run(job_id)

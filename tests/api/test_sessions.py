@@ -66,6 +66,51 @@ class TestDownload:
         same = await client.get(url, headers={"If-None-Match": head.headers["etag"]})
         assert (same.status_code, same.content) == (304, b"")
 
+    async def test_a_download_that_broke_off_is_gone_on_with(
+        self, service: Any, client: Any, session_id: str
+    ) -> None:
+        url = f"/sessions/{session_id}/archive"
+        whole = await client.get(url)
+        assert whole.headers["accept-ranges"] == "bytes"
+        headers = {"Range": "bytes=10-", "If-Range": whole.headers["etag"]}
+        rest = await client.get(url, headers=headers)
+        size = len(whole.content)
+        assert (rest.status_code, rest.content) == (206, whole.content[10:])
+        assert rest.headers["content-range"] == f"bytes 10-{size - 1}/{size}"
+        assert rest.headers["content-length"] == str(size - 10)
+        assert rest.headers["etag"] == whole.headers["etag"]
+        other = await client.get(url, headers=headers | {"If-Range": '"other"'})
+        assert (other.status_code, other.content) == (200, whole.content)
+        assert service.left_in_scratch() == []
+
+    @pytest.mark.parametrize(
+        ("asked", "start", "stop"),
+        [("bytes=0-0", 0, 1), ("bytes=3-5", 3, 6), ("bytes=-7", -7, None), ("bytes=2-99999999", 2, None)],
+    )
+    async def test_parts_of_the_archive(
+        self, client: Any, session_id: str, asked: str, start: int, stop: int | None
+    ) -> None:
+        url = f"/sessions/{session_id}/archive"
+        whole = (await client.get(url)).content
+        part = await client.get(url, headers={"Range": asked})
+        assert (part.status_code, part.content) == (206, whole[start:stop])
+
+    @pytest.mark.parametrize("asked", ["bytes=5-2", "bytes=0-1,3-4", "lines=1-2", "bytes=-", "x"])
+    async def test_what_is_no_single_range_gets_the_whole(
+        self, client: Any, session_id: str, asked: str
+    ) -> None:
+        url = f"/sessions/{session_id}/archive"
+        answer = await client.get(url, headers={"Range": asked})
+        assert (answer.status_code, "content-range" in answer.headers) == (200, False)
+
+    @pytest.mark.parametrize("behind", ["{size}-", "-0", "99999999-"])
+    async def test_a_part_behind_the_end_is_refused(self, client: Any, session_id: str, behind: str) -> None:
+        url = f"/sessions/{session_id}/archive"
+        size = len((await client.get(url)).content)
+        answer = await client.get(url, headers={"Range": f"bytes={behind.format(size=size)}"})
+        assert (answer.status_code, answer.json()["code"]) == (416, "range_not_satisfiable")
+        assert answer.headers["content-range"] == f"bytes */{size}"
+
     async def test_files_are_listed_without_our_own(self, service: Any, client: Any, session_id: str) -> None:
         listed = (await client.get(f"/sessions/{session_id}/files")).json()["data"]
         assert [(row["name"], row["kind"], row["size"]) for row in listed] == [

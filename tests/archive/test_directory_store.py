@@ -1,6 +1,8 @@
 """What only a directory can promise: checksums that other tools read, no rests, damage found."""
 
 import asyncio
+import errno
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -68,3 +70,27 @@ def test_a_source_on_another_file_system_is_copied(root: Path, tmp_path: Path) -
     asyncio.run(DirectoryArchives(root).put("claude-code/session/job.2.zip", source))
     assert (root / "claude-code/session/job.2.zip").read_bytes() == b"from afar"
     assert not source.exists()
+
+
+async def test_a_cancelled_put_has_ended_and_left_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source lies on another file system, so its bytes are copied: a pipe, which gives them as it is told to."""
+
+    def elsewhere(*_: object) -> None:
+        raise OSError(errno.EXDEV, "another file system")
+
+    monkeypatch.setattr(os, "link", elsewhere)
+    source, store = tmp_path / "made", DirectoryArchives(tmp_path / "store")
+    os.mkfifo(source)
+    putting = asyncio.create_task(store.put(NAME, source))
+    with await asyncio.to_thread(source.open, "wb", buffering=0) as pipe:
+        pipe.write(b"begun")
+        putting.cancel()
+        await asyncio.sleep(0)
+        assert not putting.done(), "it waits for its thread"
+        pipe.write(b"more")
+    with pytest.raises(asyncio.CancelledError):
+        await putting
+    assert files(tmp_path / "store") == []
+    assert source.exists()

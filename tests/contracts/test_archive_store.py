@@ -1,6 +1,7 @@
 """What every archive store promises."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import time
@@ -121,16 +122,24 @@ async def test_what_was_put_is_fetched(store: ArchiveStore, made: Made, tmp_path
     assert (tmp_path / "t").read_bytes() == content
 
 
-@pytest.mark.parametrize("start", [0, 1, (1 << 20) - 1])
-async def test_its_end_can_be_read_alone(store: ArchiveStore, made: Made, start: int) -> None:
+@pytest.mark.parametrize(
+    ("start", "length"), [(0, 1), (0, 1 << 20), (1, 1000), (1, (1 << 20) - 1), ((1 << 20) - 1, 1)]
+)
+async def test_a_part_can_be_read_alone(store: ArchiveStore, made: Made, start: int, length: int) -> None:
     content = os.urandom(1 << 20)
     await store.put(FIRST, made(content))
-    assert await store.end(FIRST, start=start) == content[start:]
+    assert await store.part(FIRST, start=start, length=length) == content[start : start + length]
 
 
-async def test_what_is_missing_has_no_end(store: ArchiveStore) -> None:
+async def test_of_an_archive_that_is_too_short_fewer_bytes_come(store: ArchiveStore, made: Made) -> None:
+    await store.put(FIRST, made(b"short"))
+    with contextlib.suppress(OSError):
+        assert await store.part(FIRST, start=2, length=10) == b"ort"
+
+
+async def test_what_is_missing_has_no_part(store: ArchiveStore) -> None:
     with pytest.raises(ArchiveMissing):
-        await store.end(FIRST, start=5)
+        await store.part(FIRST, start=5, length=5)
 
 
 async def test_fetching_replaces_what_stood_there(store: ArchiveStore, made: Made, tmp_path: Path) -> None:

@@ -339,6 +339,18 @@ async def test_events_come_in_pages(store: JobStore, submitted: Submitted, clock
     assert list(await store.events(job.job_id, after=9)) == []
 
 
+async def test_a_page_of_events_is_as_long_as_it_is_asked_for(
+    store: JobStore, submitted: Submitted, clock: Clock
+) -> None:
+    job = await submitted(store)
+    await store.change(job.job_id, started(clock))
+    notes = [Note("note", clock.now(), {"n": n}) for n in range(1_100)]
+    for at in range(0, len(notes), 100):
+        await store.change(job.job_id, record(notes[at : at + 100], attempt=1))
+    page = await store.events(job.job_id, after=2, limit=1000)
+    assert [event.seq for event in page] == list(range(3, 1003))
+
+
 async def test_watchers_of_the_job_wake_after_a_commit(
     store: JobStore, twin_store: JobStore, wakeups: Wakeups, submitted: Submitted, clock: Clock
 ) -> None:

@@ -19,7 +19,7 @@ JOB = Job(
 )
 SESSION = Session(session_id="s", created_at=0.0, updated_at=0.0)
 ARCHIVE = ArchiveRef(name="claude-code/s/j.2.zip", size=1, sha256="ab" * 32, origin=Origin.RUN)
-LATE = saved_late(ARCHIVE, attempt=2, base=None, now=9.0, told={"size": 1})
+LATE = saved_late(ARCHIVE, attempt=2, base=None, now=9.0, told=[("workspace.saved", {"size": 1})])
 
 
 def test_job_and_session_point_at_it_and_an_event_says_so() -> None:

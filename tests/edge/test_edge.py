@@ -261,6 +261,24 @@ async def test_a_document_that_an_isolate_could_not_hold_is_refused(
     assert await documents.read(name, Read(keys=["a"])) == {}
 
 
+async def test_who_goes_on_page_by_page_sees_each_event_once(
+    edge: httpx.AsyncClient, ledger: LedgerStore, clock: Clock, entropy: Entropy
+) -> None:
+    job_id = (await submit(edge))["job_id"]
+    await begin(ledger, job_id, clock)
+    notes = [Note("agent.text", clock.now(), {"text": str(number)}) for number in range(230)]
+    await ledger.change(job_id, record(notes, attempt=1))
+    await end(ledger, job_id, clock, entropy)
+    for limit, pages in ({}, 3), ({"limit": 1000}, 1):
+        seen, asked, page = [], 0, {"final": False, "next_after": 0}
+        while not page["final"]:
+            query = {"after": page["next_after"], **limit}
+            page = (await edge.get(f"/jobs/{job_id}/events", params=query)).json()
+            seen += [event["seq"] for event in page["data"]]
+            asked += 1
+        assert (seen, asked) == (list(range(1, 234)), pages)
+
+
 async def test_a_session_larger_than_a_row_of_its_object_works(
     edge: httpx.AsyncClient, ledger: LedgerStore, clock: Clock, entropy: Entropy
 ) -> None:

@@ -1,6 +1,8 @@
 """No file is lost because an archive could not be stored: the session goes on with it, here or where it is stored."""
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,14 @@ import pytest
 from overnight.domain.archive_names import alias_name, archive_name
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import Status
+from overnight.domain.keys import LOCAL
 from overnight.domain.outcome import Ending, Outcome, failed
 from overnight.domain.transitions import cancel, resend
 from overnight.flows.bells import ring
 from overnight.flows.kept_here import KeptHere
 from overnight.flows.late_saving import LateSaving
+from overnight.flows.sessions import erase
+from overnight.flows.unsaved import InUse
 from overnight.flows.workspace import Source
 from overnight.ports import ArchiveTooLarge, RunOrder, Stop
 
@@ -39,8 +44,8 @@ def store(world: Any) -> Store:
     return Store(world)
 
 
-def late(world: Any) -> LateSaving:
-    return LateSaving(store=world.store, workspaces=world.workspaces, clock=world.clock)
+def late(world: Any, **more: Any) -> LateSaving:
+    return LateSaving(store=world.store, workspaces=world.workspaces, clock=world.clock, **more)
 
 
 def unsaved(world: Any) -> list[str]:
@@ -329,18 +334,125 @@ async def test_what_a_job_set_aside_goes_before_its_checkpoint(world: Any, agent
     assert unsaved(world) == []
 
 
-async def test_a_session_that_is_erased_while_it_is_stored_leaves_no_archive(
+class Slow:
+    """Puts into the store of a world that have begun, and end when they may."""
+
+    def __init__(self, world: Any, store: Store) -> None:
+        self._archives, self._put = world.archives, store._put
+        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+        store._put, store.trouble = self.put, None
+
+    async def put(self, name: str, source: Path, **more: Any) -> Any:
+        stored = await self._put(name, source, **more)
+        self.begun.set()
+        await self.go_on.wait()
+        return stored
+
+
+async def test_a_session_that_is_erased_while_it_is_stored_leaves_nothing(
     world: Any, agents: Any, store: Store
 ) -> None:
     first = await session_with(world, agents, "a")
-    put = store._put
-
-    async def erased(name: str, source: Path, **more: Any) -> Any:
-        stored = await put(name, source, **more)
-        await KeptHere(world.data).delete(first.session_id)
-        await world.store.erase(first.session_id)
-        return stored
-
-    store._put, store.trouble = erased, None
-    await late(world).once()
+    slow = Slow(world, store)
+    saving = asyncio.create_task(late(world, look_seconds=0.01).once())
+    await slow.begun.wait()
+    assert await erase(
+        first.session_id,
+        caller=LOCAL,
+        store=world.store,
+        archives=world.archives,
+        kept=KeptHere(world.data),
+        clock=world.clock,
+    )
+    await saving
+    assert unsaved(world) == []
     assert await world.archives.listing("claude-code/") == []
+
+
+async def test_two_workers_on_one_directory_do_not_store_it_at_once(
+    world: Any, agents: Any, store: Store
+) -> None:
+    await session_with(world, agents, "a")
+    slow, asked = Slow(world, store), store.asked
+    one = asyncio.create_task(late(world).once())
+    await slow.begun.wait()
+    async with asyncio.timeout(30):
+        await late(world).once()
+    assert store.asked == asked + 1
+    slow.go_on.set()
+    await one
+    assert unsaved(world) == []
+
+
+async def test_a_job_that_comes_while_it_is_stored_calls_that_off_and_goes_on_in_it(
+    world: Any, agents: Any, store: Store
+) -> None:
+    first = await session_with(world, agents, "a")
+    slow = Slow(world, store)
+    saving = asyncio.create_task(late(world, look_seconds=0.01).once())
+    await slow.begun.wait()
+    store._put = slow._put
+    async with asyncio.timeout(90):
+        ready, found = await next_job(world, first.session_id)
+        await saving
+    assert (ready["source"], found) == (Source.UNSAVED, ["a"])
+    assert await world.archives.listing(archive_name(await world.job(first.job_id))) == []
+    assert unsaved(world) == []
+
+
+HOLDS = """
+import pathlib, sys
+from overnight.flows.unsaved import held
+with held(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+async def test_what_another_process_holds_is_left_alone_until_that_dies(
+    world: Any, agents: Any, store: Store
+) -> None:
+    first = await session_with(world, agents, "a")
+    [name] = unsaved(world)
+    store.trouble, asked = None, store.asked
+    place = world.data / "unsaved" / name
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HOLDS, str(place), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"held\n"
+    await late(world).once()
+    assert store.asked == asked
+    session = await world.store.session(first.session_id)
+    with pytest.raises(InUse):
+        world.workspaces.unsaved.take(session, world.data / "taken")
+    process.kill()
+    await process.communicate()
+    await late(world).once()
+    assert (await world.job(first.job_id)).archive is not None
+    assert unsaved(world) == []
+
+
+async def loses_its_conversation(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
+    order.workspace.transcripts.rmdir()
+    order.workspace.transcripts.symlink_to(order.workspace.files)
+    (order.workspace.files / "a").write_text("a")
+    return Outcome(ending=Ending.DONE, result="")
+
+
+async def test_a_conversation_that_is_left_out_is_an_event(world: Any, agents: Any) -> None:
+    job = await world.submit()
+    await world.run_next(loses_its_conversation)
+    archive = (await world.job(job.job_id)).archive
+    assert await world.told(job.job_id, "conversation.left_out") == [{"archive": archive}]
+    other = await session_with(world, agents, "a")
+    assert await world.told(other.job_id, "conversation.left_out") == []
+
+
+async def test_a_conversation_that_is_left_out_late_is_an_event_too(world: Any, store: Store) -> None:
+    job = await world.submit()
+    await world.run_next(loses_its_conversation)
+    store.trouble = None
+    await late(world).once()
+    archive = (await world.job(job.job_id)).archive
+    assert await world.told(job.job_id, "conversation.left_out") == [{"archive": archive, "late": True}]

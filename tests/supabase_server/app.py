@@ -257,21 +257,22 @@ class _Storage:
 
 
 def _content(request: Request, made: Object) -> Response:
-    start, status = 0, 200
+    start, end, status = 0, made.size, 200
     headers = {"etag": made.etag, "cache-control": made.cache_control, "accept-ranges": "bytes"}
-    if asked := re.fullmatch(r"bytes=(\d+)-", request.headers.get("range", "")):
+    if asked := re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", "")):
         start, status = int(asked[1]), 206
         if start >= made.size:
             return Response(status_code=416)
-        headers["content-range"] = f"bytes {start}-{made.size - 1}/{made.size}"
-    headers["content-length"] = str(made.size - start)
-    return StreamingResponse(_blocks(made.path, start), status, headers, media_type=made.mime)
+        end = min(int(asked[2]) + 1, end) if asked[2] else end
+        headers["content-range"] = f"bytes {start}-{end - 1}/{made.size}"
+    headers["content-length"] = str(end - start)
+    return StreamingResponse(_blocks(made.path, start, end), status, headers, media_type=made.mime)
 
 
-async def _blocks(path: Path, start: int) -> AsyncIterator[bytes]:
+async def _blocks(path: Path, start: int, end: int) -> AsyncIterator[bytes]:
     with path.open("rb") as file:
         file.seek(start)
-        while block := await asyncio.to_thread(file.read, BLOCK):
+        while block := await asyncio.to_thread(file.read, min(BLOCK, end - file.tell())):
             yield block
 
 

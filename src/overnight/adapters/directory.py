@@ -4,15 +4,17 @@ import asyncio
 import errno
 import hashlib
 import os
-import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from overnight.archive.durable import fsync_directory, fsync_file, whole_file
 from overnight.archive.names import check_name, check_prefix
 from overnight.ports import ArchiveConflict, ArchiveMissing, Growth, ListedArchive, StoredArchive, whole
+from overnight.threads import to_its_end
 
 _BLOCK = 1 << 20
 _NO_HARD_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
@@ -29,17 +31,18 @@ class DirectoryArchives:
         self._root = root
 
     async def put(self, name: str, source: Path, *, growth: Growth | None = None) -> StoredArchive:
-        """The source is taken over: it is gone afterwards."""
+        """The source is taken over: it is gone afterwards. A cancelled call has ended when it raises, and has left
+        nothing; or all of it, if it was about to return."""
         check_name(name)
         await whole(growth)
-        return await asyncio.to_thread(self._put, name, source)
+        return await to_its_end(lambda called_off: self._put(name, source, called_off))
 
     async def fetch(self, name: str, target: Path) -> StoredArchive:
         """Also raises OSError (EIO) if the bytes are no longer those that were put."""
         return await asyncio.to_thread(self._fetch, check_name(name), target)
 
-    async def end(self, name: str, *, start: int) -> bytes:
-        return await asyncio.to_thread(self._end, check_name(name), start)
+    async def part(self, name: str, *, start: int, length: int) -> bytes:
+        return await asyncio.to_thread(self._part, check_name(name), start, length)
 
     async def publish(self, name: str, alias: str) -> None:
         await asyncio.to_thread(self._publish, check_name(name), check_name(alias))
@@ -50,11 +53,12 @@ class DirectoryArchives:
     async def listing(self, prefix: str) -> Sequence[ListedArchive]:
         return await asyncio.to_thread(self._listing, check_prefix(prefix))
 
-    def _put(self, name: str, source: Path) -> StoredArchive:
+    def _put(self, name: str, source: Path, called_off: threading.Event) -> StoredArchive:
         with self._incoming() as incoming:
-            _link_or_copy(source, incoming)
+            _link_or_copy(source, incoming, called_off)
             fsync_file(incoming)
-            size, sha256 = _measure(incoming)
+            size, sha256 = _measure(incoming, called_off)
+            _go_on(called_off)
             self._claim(name, incoming, sha256)
         # Not before all is durable. And never kept: another name for the same bytes could change them.
         source.unlink(missing_ok=True)
@@ -104,11 +108,11 @@ class DirectoryArchives:
                 raise OSError(errno.EIO, "The archive no longer has the checksum it was stored with", name)
         return StoredArchive(name=name, size=size, sha256=sha256)
 
-    def _end(self, name: str, start: int) -> bytes:
+    def _part(self, name: str, start: int, length: int) -> bytes:
         try:
             with (self._root / name).open("rb") as archive:
                 archive.seek(start)
-                return archive.read()
+                return archive.read(length)
         except FileNotFoundError:
             raise ArchiveMissing("There is no archive of that name.") from None
 
@@ -178,16 +182,30 @@ def _recorded(path: Path) -> str | None:
         return None
 
 
-def _measure(path: Path) -> tuple[int, str]:
+def _go_on(called_off: threading.Event | None) -> None:
+    if called_off is not None and called_off.is_set():
+        raise InterruptedError("the archive is not wanted any more")
+
+
+def _blocks(file: BinaryIO, called_off: threading.Event | None) -> Iterator[bytes]:
+    while block := file.read(_BLOCK):
+        _go_on(called_off)
+        yield block
+
+
+def _measure(path: Path, called_off: threading.Event | None = None) -> tuple[int, str]:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return file.tell(), sha256
+        for block in _blocks(file, called_off):
+            digest.update(block)
+        return file.tell(), digest.hexdigest()
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def _link_or_copy(source: Path, target: Path, called_off: threading.Event | None = None) -> None:
     try:
         os.link(source, target)
     except OSError as error:
         if error.errno not in _NO_HARD_LINK:
             raise
-        shutil.copyfile(source, target)
+        with source.open("rb") as file, target.open("wb") as copy:
+            copy.writelines(_blocks(file, called_off))

@@ -24,12 +24,10 @@ from overnight.domain.job import (
     Status,
     WaitingFor,
 )
-from overnight.domain.retention import may_be_forgotten
+from overnight.domain.retention import IDEMPOTENCY_SECONDS, may_be_forgotten
 from overnight.domain.standing import Check, Standing, day_of
 from overnight.domain.transitions import Admit, Decide
 from overnight.ports import Bell, Books, Clock, Created, Entropy, Idempotency, Page, Wakeups
-
-KEY_LIFETIME_SECONDS = 7 * 86400.0
 
 
 class MemorySubscription:
@@ -276,7 +274,7 @@ class MemoryStore:
 
     def _job_of(self, idempotency: Idempotency) -> str | None:
         used = self._keys.get((idempotency.owner, idempotency.key))
-        if used is None or used.created_at <= self._clock.now() - KEY_LIFETIME_SECONDS:
+        if used is None or used.created_at <= self._clock.now() - IDEMPOTENCY_SECONDS:
             return None
         if used.fingerprint != idempotency.fingerprint:
             raise IdempotencyConflict("the idempotency key was used before with another request")

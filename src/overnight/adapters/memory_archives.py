@@ -39,8 +39,8 @@ class MemoryArchives:
         await asyncio.to_thread(target.write_bytes, content)
         return _described(name, content)
 
-    async def end(self, name: str, *, start: int) -> bytes:
-        return self._content(check_name(name))[start:]
+    async def part(self, name: str, *, start: int, length: int) -> bytes:
+        return self._content(check_name(name))[start : start + length]
 
     async def publish(self, name: str, alias: str) -> None:
         self._contents[check_name(alias)] = self._content(check_name(name))

@@ -127,12 +127,10 @@ class S3Archives:
             raise _meaning(error) from None
         return StoredArchive(name=name, size=size, sha256=digest.hexdigest())
 
-    async def end(self, name: str, *, start: int) -> bytes:
+    async def part(self, name: str, *, start: int, length: int) -> bytes:
         try:
-            found = await obstore.get_async(
-                self._store, check_name(name), options={"range": {"offset": start}}
-            )
-            return bytes(await found.bytes_async())
+            found = await obstore.get_range_async(self._store, check_name(name), start=start, length=length)
+            return bytes(found)
         except (BaseError, FileNotFoundError) as error:
             raise _meaning(error) from None
 

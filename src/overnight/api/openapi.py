@@ -57,11 +57,21 @@ HEADERS: Mapping[str, Json] = {
         "schema": {"type": "string", "pattern": "^[0-9]{1,15}$"},
     },
     "If-None-Match": {"description": "The ETag of the archive that you have.", "schema": {"type": "string"}},
+    "Range": {
+        "description": "One range of bytes; several, or anything else, are answered with the whole.",
+        "schema": {"type": "string"},
+    },
+    "If-Range": {
+        "description": "The ETag that came with the bytes that you have: else the whole is sent.",
+        "schema": {"type": "string"},
+    },
 }
 REPLY_HEADERS: Mapping[str, str] = {
     "Location": "Where what was made can be seen.",
     "Idempotent-Replayed": "`true`: the key was known, and this is the first answer again.",
     "ETag": "The SHA-256 of the zip.",
+    "Accept-Ranges": "`bytes`: a part can be asked for.",
+    "Content-Range": "Which bytes these are, and of how many.",
 }
 EXAMPLE = {"prompt": "Write a program that prints the first ten primes, and run it.", "max_turns": 20}
 

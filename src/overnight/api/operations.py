@@ -219,12 +219,17 @@ OPERATIONS: tuple[Operation, ...] = (
         tag="sessions",
         call=sessions.archive,
         needs=Scope.READ,
-        headers=("If-None-Match",),
+        headers=("If-None-Match", "Range", "If-Range"),
         replies={
-            200: Reply("The zip.", media=("application/zip",), headers=("ETag",)),
+            200: Reply("The zip.", media=("application/zip",), headers=("ETag", "Accept-Ranges")),
+            206: Reply(
+                "The part of it that was asked for.",
+                media=("application/zip",),
+                headers=("ETag", "Content-Range"),
+            ),
             304: Reply("It is the one that If-None-Match names.", headers=("ETag",)),
         },
-        problems=(*_SESSION, Code.ARCHIVE_NOT_FOUND),
+        problems=(*_SESSION, Code.ARCHIVE_NOT_FOUND, Code.RANGE_NOT_SATISFIABLE),
     ),
     Operation(
         method="PUT",

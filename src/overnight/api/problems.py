@@ -58,6 +58,7 @@ class Code(StrEnum):
     DELIVERY_NOT_FOUND = "delivery_not_found"
     ARCHIVE_NOT_FOUND = "archive_not_found"
     FILE_NOT_FOUND = "file_not_found"
+    RANGE_NOT_SATISFIABLE = "range_not_satisfiable"
     SESSION_EXISTS = "session_exists"
     SESSION_BUSY = "session_busy"
     NOT_RETRYABLE = "not_retryable"
@@ -185,6 +186,11 @@ KINDS: Mapping[Code, Kind] = {
         404,
         "There is no such file",
         "The session's archive has no regular file of exactly this name; /sessions/{session_id}/files lists it.",
+    ),
+    Code.RANGE_NOT_SATISFIABLE: Kind(
+        416,
+        "The archive has no such bytes",
+        "`Range` begins behind its end: you have all of it if its ETag is the one you know. Nothing was sent.",
     ),
     Code.SESSION_EXISTS: Kind(
         409,

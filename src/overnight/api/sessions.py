@@ -1,7 +1,8 @@
 """Calls about sessions: look, download, start one from a zip, erase."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,13 +14,14 @@ from overnight.api.access import caller_of, session_of
 from overnight.api.bodies import check_body, check_length, counted, read_query
 from overnight.api.parts import ApiParts, Limits
 from overnight.api.problems import Code, Problem
+from overnight.api.ranges import asked_range
 from overnight.api.requests import SessionsQuery, refuse_without_room, session_id_of
 from overnight.api.streams import Stream, in_pieces
 from overnight.api.views import Erasing, FileList, SessionPage, answer, file_view, session_view
-from overnight.archive import RESERVED, Entry, EntryMissing, read_entry
+from overnight.archive import RESERVED, Entry, EntryMissing
 from overnight.domain.errors import SessionExists, SessionNotFound
 from overnight.domain.job import ArchiveRef
-from overnight.flows.sessions import erase, fetched, listed, scratch_file, start_from
+from overnight.flows.sessions import erase, fetched, listed, opened, scratch_file, start_from, stretch
 from overnight.ports import ArchiveMissing
 
 CHUNK = 256 * 1024
@@ -49,10 +51,14 @@ async def session(parts: ApiParts, request: Request) -> Response:
 
 
 async def archive(parts: ApiParts, request: Request) -> ASGIApp:
-    """The session's current archive: its workspace and its conversation, as a zip that any tool opens."""
+    """The session's current archive: its workspace and its conversation, as a zip that any tool opens.
+
+    A download that broke off can be gone on with: `Range` with one range, and `If-Range` with the ETag, so that no
+    other archive is taken for the rest of this one.
+    """
     current = await _archive_of(parts, request)
     etag = f'"{current.sha256}"'
-    headers = UNTRUSTED | {"ETag": etag}
+    headers = UNTRUSTED | {"ETag": etag, "Accept-Ranges": "bytes"}
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     headers |= {
@@ -62,12 +68,38 @@ async def archive(parts: ApiParts, request: Request) -> ASGIApp:
     }
     if request.method == "HEAD":
         return Response(headers=headers)
+    if (part := asked_range(request.headers, etag, current.size)) is not None:
+        return await _part(parts, current, part, headers)
     try:
         async with fetched(current, archives=parts.archives, scratch=parts.scratch) as path:
             file = await asyncio.to_thread(path.open, "rb")
     except ArchiveMissing:
         raise Problem(Code.ARCHIVE_NOT_FOUND) from None
     return Stream(in_pieces(_read_all(file)), headers, source=file)
+
+
+async def _part(parts: ApiParts, current: ArchiveRef, part: range, headers: Mapping[str, str]) -> ASGIApp:
+    """Its first piece is there before the answer begins: what is missing is said by a status."""
+    pieces = stretch(current, part.start, part.stop, archives=parts.archives)
+    try:
+        first = await anext(pieces)
+    except ArchiveMissing:
+        raise Problem(Code.ARCHIVE_NOT_FOUND) from None
+    told = {
+        "Content-Length": str(len(part)),
+        "Content-Range": f"bytes {part.start}-{part.stop - 1}/{current.size}",
+    }
+    return Stream(_in_chunks(first, pieces), {**headers, **told}, status=206)
+
+
+async def _in_chunks(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """Small enough that a slow client takes each in time."""
+    async with aclosing(rest):
+        for at in range(0, len(first), CHUNK):
+            yield first[at : at + CHUNK]
+        async for piece in rest:
+            for at in range(0, len(piece), CHUNK):
+                yield piece[at : at + CHUNK]
 
 
 async def files(parts: ApiParts, request: Request) -> Response:
@@ -88,8 +120,7 @@ async def file(parts: ApiParts, request: Request) -> ASGIApp:
     if _ours(name):
         raise Problem(Code.FILE_NOT_FOUND)
     try:
-        async with fetched(current, archives=parts.archives, scratch=parts.scratch) as path:
-            content = await asyncio.to_thread(read_entry, path, name)
+        content = await opened(current, name, archives=parts.archives, scratch=parts.scratch)
     except ArchiveMissing:
         raise Problem(Code.ARCHIVE_NOT_FOUND) from None
     except EntryMissing:

@@ -27,11 +27,13 @@ class Stream:
         body: AsyncGenerator[bytes, None],
         headers: Mapping[str, str],
         *,
+        status: int = 200,
         closing: asyncio.Event | None = None,
         source: Closable | None = None,
     ) -> None:
         self._source = source
         self._body = body
+        self._status = status
         self._headers = MutableHeaders(headers).raw
         self._closing = closing
 
@@ -43,7 +45,7 @@ class Stream:
                 await asyncio.to_thread(self._source.close)
 
     async def _answer(self, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+        await send({"type": "http.response.start", "status": self._status, "headers": self._headers})
         stories = [self._send_all(send), _until_gone(receive)]
         if self._closing is not None:
             stories.append(_until_set(self._closing))

@@ -2,7 +2,15 @@
 
 from overnight.archive.durable import fsync_directory, whole_file
 from overnight.archive.incremental import prune, unchanged
-from overnight.archive.listing import EntryContent, inspect, inspect_end, read_entry
+from overnight.archive.listing import (
+    EntryContent,
+    Place,
+    inspect,
+    inspect_end,
+    locate,
+    read_entry,
+    read_place,
+)
 from overnight.archive.model import (
     DEFAULT_EXCLUDE,
     IGNORE_FILE,
@@ -62,6 +70,7 @@ __all__ = [
     "Omission",
     "Packed",
     "Part",
+    "Place",
     "Profile",
     "Range",
     "Record",
@@ -74,10 +83,12 @@ __all__ = [
     "inspect",
     "inspect_end",
     "is_there",
+    "locate",
     "pack",
     "printable",
     "prune",
     "read_entry",
+    "read_place",
     "remove_tree",
     "scan",
     "unchanged",

@@ -18,7 +18,7 @@ from overnight.archive.model import (
     Profile,
     Refusal,
 )
-from overnight.archive.reader import ArchiveFile, Record, damaged, read_directory
+from overnight.archive.reader import ArchiveFile, Directory, Record, damaged, read_directory
 from overnight.archive.spans import Span, content, spans
 
 _KNOWN_FLAGS = layout.FLAG_DEFLATE_SPEED | layout.FLAG_DESCRIPTOR | layout.FLAG_UTF8
@@ -59,6 +59,14 @@ def judge(archive: ArchiveFile, profile: Profile) -> Judged:
     _judge_tree(directory.records, profile)
     placed = spans(archive, directory)
     return Judged(placed, _link_targets(archive, placed, profile), directory.start)
+
+
+def judge_entry(directory: Directory, record: Record, caps: Caps) -> None:
+    """Whether one entry alone may be read. Raises ArchiveRefused."""
+    _judge_form(record)
+    _judge_size(record, caps)
+    if sum(other.name == record.name for other in directory.records) > 1:
+        raise _refused(Refusal.CLASHING_NAMES, "Two entries have the same name.")
 
 
 def _refused(code: Refusal, sentence: str) -> ArchiveRefused:

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from overnight.archive.judge import judge
+from overnight.archive.judge import judge, judge_entry
 from overnight.archive.model import OWN, Entry, EntryMissing, Kind, Listing, Profile
-from overnight.archive.reader import ArchiveFile, open_archive, read_directory
-from overnight.archive.spans import Span, content
+from overnight.archive.reader import ArchiveFile, Directory, Record, damaged, open_archive, read_directory
+from overnight.archive.spans import content, span_of
 from overnight.archive.walk import printable
 
 
@@ -80,11 +81,51 @@ def inspect_end(end: bytes, size: int) -> Listing | int:
 
     Only the directory is looked at, and not whether the content agrees with it. Raises ArchiveRefused.
     """
+    directory = _directory_at(end, size)
+    if isinstance(directory, int):
+        return directory
+    records = directory.records
+    return Listing(tuple(record.entry for record in records), size, sum(record.size for record in records))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The bytes [start, end) of an archive are all of one entry, with its local header."""
+
+    record: Record
+    start: int
+    end: int
+
+
+def locate(end: bytes, size: int, name: str) -> Place | int:
+    """Where one regular file lies, named as for `read_entry`, by the archive's last bytes; or from which offset on
+    they are needed. Raises EntryMissing, ArchiveRefused."""
+    directory = _directory_at(end, size)
+    if isinstance(directory, int):
+        return directory
+    record = _named(name, directory.records)
+    judge_entry(directory, record, OWN.caps)
+    start = record.header_offset
+    later = (other.header_offset for other in directory.records if other.header_offset > start)
+    edge = min([directory.start, *later])
+    if edge <= start:
+        raise damaged(f"entry {record.number} lies behind the entries")
+    return Place(record, start, edge)
+
+
+def read_place(path: Path, place: Place) -> EntryContent:
+    """The same as `read_entry`, from a file that holds the bytes of the place only. Raises ArchiveRefused."""
+    with ExitStack() as resources:
+        archive = resources.enter_context(open_archive(path, place.start))
+        span = span_of(archive, place.record, place.end)
+        return EntryContent(place.record.entry, content(archive, span), resources.pop_all())
+
+
+def _directory_at(end: bytes, size: int) -> Directory | int:
     try:
-        records = read_directory(_End(end, size), OWN.caps).records
+        return read_directory(_End(end, size), OWN.caps)
     except _Earlier as earlier:
         return earlier.offset
-    return Listing(tuple(record.entry for record in records), size, sum(record.size for record in records))
 
 
 def read_entry(path: Path, name: str, *, profile: Profile = OWN) -> EntryContent:
@@ -94,14 +135,22 @@ def read_entry(path: Path, name: str, *, profile: Profile = OWN) -> EntryContent
     """
     with ExitStack() as resources:
         archive = resources.enter_context(open_archive(path))
-        files = [span for span in judge(archive, profile).spans if span.record.kind is Kind.FILE]
-        span = _first(files, lambda found: found == name) or _first(
-            files, lambda found: printable(found) == name
-        )
-        if span is not None:
-            return EntryContent(span.record.entry, content(archive, span), resources.pop_all())
-    raise EntryMissing("The archive has no file of that name.")
+        placed = judge(archive, profile).spans
+        record = _named(name, (span.record for span in placed))
+        span = next(span for span in placed if span.record is record)
+        return EntryContent(record.entry, content(archive, span), resources.pop_all())
 
 
-def _first(files: Iterable[Span], fits: Callable[[str], bool]) -> Span | None:
-    return next((span for span in files if fits(span.record.name)), None)
+def _named(name: str, records: Iterable[Record]) -> Record:
+    """Raises EntryMissing."""
+    files = [record for record in records if record.kind is Kind.FILE]
+    record = _first(files, lambda found: found == name) or _first(
+        files, lambda found: printable(found) == name
+    )
+    if record is None:
+        raise EntryMissing("The archive has no file of that name.")
+    return record
+
+
+def _first(files: Iterable[Record], fits: Callable[[str], bool]) -> Record | None:
+    return next((record for record in files if fits(record.name)), None)

@@ -24,11 +24,15 @@ def damaged(what: str) -> ArchiveRefused:
 
 
 class ArchiveFile:
-    """An open zip, read by position, so that several readers may share it."""
+    """An open zip, read by position, so that several readers may share it.
 
-    def __init__(self, fd: int) -> None:
+    With `start` the file holds only what comes from that offset on, and positions are still those of the whole zip.
+    """
+
+    def __init__(self, fd: int, start: int = 0) -> None:
         self._fd = fd
-        self.size = os.fstat(fd).st_size
+        self._start = start
+        self.size = start + os.fstat(fd).st_size
 
     def duplicate(self) -> int:
         """A descriptor of the file, which the caller closes."""
@@ -36,19 +40,20 @@ class ArchiveFile:
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes; raises ArchiveRefused if the file ends before."""
-        piece = os.pread(self._fd, length, offset)
+        at = offset - self._start
+        piece = os.pread(self._fd, length, at)
         if len(piece) == length:
             return piece
-        return self._rest([piece], offset + len(piece), length - len(piece))
+        return self._rest([piece], at + len(piece), length - len(piece))
 
-    def _rest(self, pieces: list[bytes], offset: int, length: int) -> bytes:
+    def _rest(self, pieces: list[bytes], at: int, length: int) -> bytes:
         """The kernel reads at most 2 GiB at a time."""
         while length > 0:
-            piece = os.pread(self._fd, length, offset)
+            piece = os.pread(self._fd, length, at)
             if not piece:
                 raise damaged("it ends too early")
             pieces.append(piece)
-            offset += len(piece)
+            at += len(piece)
             length -= len(piece)
         return b"".join(pieces)
 
@@ -72,12 +77,13 @@ class Window:
 
 
 @contextmanager
-def open_archive(path: Path) -> Iterator[ArchiveFile]:
+def open_archive(path: Path, start: int = 0) -> Iterator[ArchiveFile]:
+    """`start`: the offset in the zip of the first byte of the file."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise ArchiveRefused(Refusal.NOT_A_ZIP, "This is not a file. Nothing was written.")
-        yield ArchiveFile(fd)
+        yield ArchiveFile(fd, start)
     finally:
         os.close(fd)
 

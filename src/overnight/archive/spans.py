@@ -46,6 +46,11 @@ def spans(archive: ArchiveFile, directory: Directory) -> list[Span]:
     return [_span(headers, record, edge) for record, edge in zip(records, edges[1:], strict=True)]
 
 
+def span_of(archive: ArchiveFile, record: Record, edge: int) -> Span:
+    """Where one entry lies, whose bytes end at `edge`; only they are read. Raises ArchiveRefused."""
+    return _span(Window(archive, _AHEAD), record, edge)
+
+
 def _span(headers: Window, record: Record, edge: int) -> Span:
     header_end = record.header_offset + layout.LOCAL.size
     if header_end > edge:

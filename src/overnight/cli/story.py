@@ -142,6 +142,7 @@ _TOLD: dict[str, Callable[[Mapping[str, Any]], Line | None]] = {
     "agent.model_fallback": _trouble("another model took over"),
     "archive.secret_found": _secret_found,
     "workspace.not_saved": _trouble("the workspace could not be stored; it is kept on the worker's disk"),
+    "conversation.left_out": _trouble("the run destroyed its conversation: the next job starts without it"),
     "job.retry_scheduled": _trouble("this try failed, another follows"),
     "job.rate_limited": _trouble("rate limited, it goes on later"),
     "job.over_daily_budget": _trouble("the owner's budget of the day is used up, it goes on tomorrow (UTC)"),

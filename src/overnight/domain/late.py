@@ -1,6 +1,6 @@
 """A job that is over, whose archive can be stored only now."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,16 +19,27 @@ def still_to_save(job: Job, session: Session, *, attempt: int, base: str | None)
 
 
 def saved_late(
-    archive: ArchiveRef, *, attempt: int, base: str | None, now: float, told: Mapping[str, Any]
+    archive: ArchiveRef,
+    *,
+    attempt: int,
+    base: str | None,
+    now: float,
+    told: Sequence[tuple[str, Mapping[str, Any]]],
 ) -> Decide:
-    """Point the job and its session at the archive; nothing is written if that may not be any more."""
+    """Point the job and its session at the archive; nothing is written if that may not be any more.
+
+    `told`: the types and data of the events that say so.
+    """
 
     def decide(job: Job, session: Session) -> Change | None:
         if not still_to_save(job, session, attempt=attempt, base=base):
             return None
         job = replace(job, archive=archive.name, checkpoint=None)
-        job, event = tell(job, "workspace.saved", now, {**told, "late": True})
+        events = []
+        for kind, data in told:
+            job, event = tell(job, kind, now, {**data, "late": True})
+            events.append(event)
         session = replace(session, archive=archive, updated_at=now)
-        return Change(job=job, session=session, events=(event,))
+        return Change(job=job, session=session, events=tuple(events))
 
     return decide

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from overnight.domain.archive_names import ArchiveId, parse_archive_name
 from overnight.domain.job import Job, Status
 
+IDEMPOTENCY_DAYS = 7
+IDEMPOTENCY_SECONDS = IDEMPOTENCY_DAYS * 86_400.0
+"""An idempotency key answers with its job for so long, so no job is forgotten earlier."""
+
 
 def may_be_forgotten(job: Job, *, finished_before: float, is_newest: bool, owes: bool) -> bool:
     """Whether a job is long over and nothing hangs on it. `is_newest` of its session; `owes` a webhook still."""

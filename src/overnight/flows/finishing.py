@@ -94,7 +94,8 @@ class Finisher:
     async def _save(self, attempt: Attempt, saving: Saving) -> Saved:
         saved = await self._stored(attempt, saving)
         tell_secrets(saved.scan, attempt.events)
-        attempt.events.emit("workspace.saved", told_saved(saved))
+        for kind, told in told_saved(saved):
+            attempt.events.emit(kind, told)
         await self._told(attempt)
         try:
             await saving.adopt()

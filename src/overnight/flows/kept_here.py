@@ -5,11 +5,13 @@ Below the data directory: `unsaved/{session_id}.{job_id}.{attempt}/`, a workspac
 """
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from overnight.archive import remove_tree
 from overnight.domain.ids import InvalidId, parse_uuid
+from overnight.flows.unsaved import held, once_free
 
 
 class KeptHere:
@@ -22,12 +24,12 @@ class KeptHere:
 
     async def delete(self, session_id: str) -> None:
         """Delete all that is kept of a session. Raises OSError; then it can be called again."""
-        await asyncio.to_thread(self._delete, session_id)
+        await once_free(lambda: self._delete(session_id))
 
     def _delete(self, session_id: str) -> None:
         for found, path in list(self._found()):
             if found == session_id:
-                remove_tree(path)
+                _remove(path)
 
     def _found(self) -> Iterator[tuple[str, Path]]:
         """Names that do not begin with a session's id are not ours to delete."""
@@ -37,3 +39,11 @@ class KeptHere:
                     yield parse_uuid(path.name.partition(".")[0]), path
                 except InvalidId:
                     continue
+
+
+def _remove(path: Path) -> None:
+    """Raises InUse while someone stores it."""
+    with contextlib.ExitStack() as holding:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            holding.enter_context(held(path))
+        remove_tree(path)

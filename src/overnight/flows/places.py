@@ -34,7 +34,7 @@ def workspace_at(root: Path) -> Workspace:
 
 
 def parts_of(workspace: Workspace) -> tuple[Part, ...]:
-    """The files and the conversation. A run that put something else in the place of its conversation has none."""
+    """The files and then the conversation. A run that put something else in the place of its conversation has none."""
     files, conversation = Part(workspace.files, ""), _conversation_of(workspace)
     return (files, conversation) if is_there(conversation) else (files,)
 

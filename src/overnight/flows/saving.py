@@ -4,10 +4,9 @@ import asyncio
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from overnight.archive import Packed, Scan, pack, scan
 from overnight.archive.record import load
@@ -16,17 +15,19 @@ from overnight.domain.redaction import Redactor
 from overnight.flows.growth import GrowingFile
 from overnight.flows.places import Baseline, parts_of, workspace_at
 from overnight.ports import ArchiveStore, StoredArchive
-
-T = TypeVar("T")
+from overnight.threads import to_its_end
 
 NOT_SCANNED = Scan(found=(), found_total=0, whole=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
+    """`conversation`: the archive has one, so the session's next job knows what was said."""
+
     archive: ArchiveRef
     packed: Packed
     scan: Scan
+    conversation: bool
 
 
 class SecretsInArchive(Exception):
@@ -67,6 +68,7 @@ class Saving:
         self._entries = entries
         self._settled = settled
         self._packed: tuple[Packed, Scan] | None = None
+        self._conversation = False
 
     async def store(self) -> Saved:
         """After an OSError call it again: what was packed is sent again, and not packed again.
@@ -78,7 +80,7 @@ class Saving:
         assert self._packed is not None
         packed, scanned = self._packed
         archive = ArchiveRef(name=stored.name, size=stored.size, sha256=stored.sha256, origin=Origin.RUN)
-        return Saved(archive=archive, packed=packed, scan=scanned)
+        return Saved(archive=archive, packed=packed, scan=scanned, conversation=self._conversation)
 
     async def adopt(self) -> None:
         """The next pack of the tree builds on this one."""
@@ -125,9 +127,11 @@ class Saving:
                 raise Abandoned("the pack was called off")
             growth.wrote(size)
 
+        parts = parts_of(workspace_at(self._root))
+        self._conversation = len(parts) > 1
         with self._baseline.packing.open("wb", buffering=0) as file:
             packed = pack(
-                parts_of(workspace_at(self._root)),
+                parts,
                 file,
                 entries=self._entries,
                 exclude=self._packing.exclude,
@@ -169,15 +173,3 @@ def fresh_names(before: Path, after: Path) -> set[str] | None:
     if old is None or new is None:
         return None
     return {os.fsdecode(name) for name in new.changed_since(old)}
-
-
-async def to_its_end(work: Callable[[threading.Event], T]) -> T:
-    """Run blocking work in a thread. When this is cancelled the event is set, and the end of the thread awaited."""
-    called_off = threading.Event()
-    thread = asyncio.ensure_future(asyncio.to_thread(work, called_off))
-    try:
-        return await asyncio.shield(thread)
-    except asyncio.CancelledError:
-        called_off.set()
-        await asyncio.gather(thread, return_exceptions=True)
-        raise

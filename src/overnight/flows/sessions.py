@@ -4,12 +4,23 @@ import asyncio
 import errno
 import logging
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
-from overnight.archive import Listing, Profile, inspect, inspect_end, remove_tree
+from overnight.archive import (
+    EntryContent,
+    Listing,
+    Place,
+    Profile,
+    inspect,
+    inspect_end,
+    locate,
+    read_place,
+    remove_tree,
+)
 from overnight.domain.archive_names import alias_name, archives_of, upload_name
 from overnight.domain.errors import Refused, SessionBusy, SessionExists, SessionNotFound
 from overnight.domain.job import ArchiveRef, Origin, Session
@@ -20,7 +31,12 @@ from overnight.ports import ArchiveMissing, ArchiveStore, Clock, Entropy, JobSto
 LAST_BYTES = 256 * 1024
 """Of an archive: the directory of some two thousand files is in them, and a longer one needs a second look."""
 
+PIECE = 4 << 20
+"""Bytes of an archive that are asked for at a time, and held in memory."""
+
 log = logging.getLogger(__name__)
+
+T = TypeVar("T", Listing, Place)
 
 
 async def start_from(
@@ -75,14 +91,52 @@ async def listed(archive: ArchiveRef, *, archives: ArchiveStore) -> Listing:
 
     Raises ArchiveMissing, ArchiveRefused, OSError.
     """
-    start, found = max(archive.size - LAST_BYTES, 0), None
-    while not isinstance(found, Listing):
-        end = await archives.end(archive.name, start=start)
-        if len(end) != archive.size - start:
-            raise OSError(errno.EIO, "The archive in the store is not as long as it was", archive.name)
-        found = await asyncio.to_thread(inspect_end, end, archive.size)
-        start = found if isinstance(found, int) else start
-    return found
+    return await _by_end(archive, lambda end: inspect_end(end, archive.size), archives=archives)
+
+
+async def opened(archive: ArchiveRef, name: str, *, archives: ArchiveStore, scratch: Path) -> EntryContent:
+    """One regular file of the archive. The directory and that file are all that is fetched of it.
+
+    Raises ArchiveMissing, EntryMissing, ArchiveRefused, OSError.
+    """
+    place = await _by_end(archive, lambda end: locate(end, archive.size, name), archives=archives)
+    async with scratch_file(scratch) as path:
+        with await asyncio.to_thread(path.open, "wb") as copy:
+            async with aclosing(stretch(archive, place.start, place.end, archives=archives)) as pieces:
+                async for piece in pieces:
+                    await asyncio.to_thread(copy.write, piece)
+        return await asyncio.to_thread(read_place, path, place)
+
+
+async def stretch(
+    archive: ArchiveRef, start: int, end: int, *, archives: ArchiveStore
+) -> AsyncGenerator[bytes, None]:
+    """The bytes [start, end) of the archive, a piece at a time. Not checked: the whole is, by its SHA-256.
+
+    Raises ArchiveMissing, OSError.
+    """
+    while start < end:
+        length = min(PIECE, end - start)
+        yield await _part(archive, start, length, archives)
+        start += length
+
+
+async def _by_end(archive: ArchiveRef, look: Callable[[bytes], T | int], *, archives: ArchiveStore) -> T:
+    """What `look` finds in the archive's last bytes, as many of them as it needs."""
+    start = max(archive.size - LAST_BYTES, 0)
+    while True:
+        end = await _part(archive, start, archive.size - start, archives)
+        found = await asyncio.to_thread(look, end)
+        if not isinstance(found, int):
+            return found
+        start = found
+
+
+async def _part(archive: ArchiveRef, start: int, length: int, archives: ArchiveStore) -> bytes:
+    part = await archives.part(archive.name, start=start, length=length)
+    if len(part) != length:
+        raise OSError(errno.EIO, "The archive in the store is not as long as it was", archive.name)
+    return part
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from pathlib import Path
 
 from overnight.domain.errors import ErrorCode, JobNotFound, Refused
@@ -18,6 +19,17 @@ from overnight.ports import Agent, Clock, Entropy, JobIndex, JobStore, Queue, Ro
 log = logging.getLogger(__name__)
 
 BELLS_AT_ONCE = 200
+
+
+class Left(Enum):
+    """What directories of a job are that attempts left behind."""
+
+    NEEDED = auto()
+    """The next attempt goes on from them."""
+    SAVED = auto()
+    """Nothing of them is needed: an archive has it, or their session is gone."""
+    NOT_SAVED = auto()
+    """The job is over, but no archive has what it had taken from `unsaved`: that goes back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,20 +96,21 @@ class Sweep:
     async def _clear_leftovers(self) -> None:
         """Delete directories that no attempt will go on from, after killing what may still run in them."""
         for job_id, roots in (await asyncio.to_thread(self.workspaces.leftovers)).items():
-            over, saved = await self._is_over(job_id, roots)
-            if over:
+            left = await self._what_is_left(job_id, roots)
+            if left is not Left.NEEDED:
                 for root in roots:
                     await self.agent.reap(root)
-                await self.workspaces.discard(job_id, saved=saved)
+                await self.workspaces.discard(job_id, saved=left is Left.SAVED)
 
-    async def _is_over(self, job_id: str, roots: Sequence[Path]) -> tuple[bool, bool]:
-        """And whether nothing of it is needed, because it is in an archive or its session is gone. The archive holds
-        it if the last attempt was here: one elsewhere may not have known what was left here."""
+    async def _what_is_left(self, job_id: str, roots: Sequence[Path]) -> Left:
         try:
             job = (await self.store.snapshot(job_id)).job
         except JobNotFound:
-            return True, True
+            return Left.SAVED  # Its session is gone.
         # A dead letter whose workers died was never saved: its directory is what a resend goes on from.
         lost = job.error is not None and job.error.code is ErrorCode.WORKER_LOST
+        if lost or not job.status.final:
+            return Left.NEEDED
+        # The archive holds it if the last attempt was here: one elsewhere may not have known what was left here.
         last_was_here = self.workspaces.root(job_id, job.attempt) in roots
-        return job.status.final and not lost, job.archive is not None and last_was_here
+        return Left.SAVED if job.archive is not None and last_was_here else Left.NOT_SAVED

@@ -1,6 +1,6 @@
 """What the events of a run say about its files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from overnight.archive import Scan
 from overnight.flows.event_log import EventLog
@@ -17,7 +17,15 @@ def told_ready(prepared: Prepared) -> Mapping[str, object]:
     } | ({"aside": list(prepared.aside)} if prepared.aside else {})
 
 
-def told_saved(saved: Saved) -> Mapping[str, object]:
+def told_saved(saved: Saved) -> Sequence[tuple[str, Mapping[str, object]]]:
+    """The events, by their types, of what was stored and what was not."""
+    told = [("workspace.saved", _what_was_saved(saved))]
+    if not saved.conversation:
+        told.append(("conversation.left_out", {"archive": saved.archive.name}))
+    return told
+
+
+def _what_was_saved(saved: Saved) -> Mapping[str, object]:
     packed = saved.packed
     return {
         "archive": saved.archive.name,

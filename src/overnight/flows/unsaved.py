@@ -1,12 +1,20 @@
 """Workspaces whose archive could not be stored. They wait here until it can be, or their session goes on in them.
 
 unsaved/{session_id}.{job_id}.{attempt}/   the directory of that attempt, as it was below runs/ (places.py)
+
+Several processes may work in one data directory. Whoever packs, takes or deletes such a directory holds it first,
+by a lock of the operating system that ends with its process (docs/decisions/0099).
 """
 
+import asyncio
+import contextlib
+import fcntl
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from overnight.domain.ids import InvalidId, parse_uuid
 from overnight.domain.job import Job, Session
@@ -15,7 +23,47 @@ from overnight.flows.places import Baseline, fresh_home
 MARK = "aside"
 """In the root of a tree that was taken from here: the name that it had."""
 
+HANDOVER_SECONDS, LOOK_SECONDS = 60.0, 0.25
+"""How long one waits for a directory that is held, and between two looks. Who stores it lets go of it as soon as it
+sees that the session has a new job or is being erased (late_saving.py)."""
+
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class InUse(OSError):
+    """Someone, maybe in another process, holds the directory."""
+
+
+@contextlib.contextmanager
+def held(place: Path) -> Iterator[None]:
+    """Nobody else packs, takes or deletes the directory meanwhile. Never waits.
+
+    Raises InUse, and FileNotFoundError if it is not there any more.
+    """
+    fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InUse(f"{place.name} is in use") from None
+        if not os.path.samestat(
+            os.fstat(fd), place.lstat()
+        ):  # Renamed, and another put there, before the lock.
+            raise InUse(f"{place.name} is in use")
+        yield
+    finally:
+        os.close(fd)
+
+
+async def once_free(work: Callable[[], T]) -> T:
+    """Run blocking work in a thread, and again while it raises InUse, which is raised in the end."""
+    for _ in range(round(HANDOVER_SECONDS / LOOK_SECONDS)):
+        with contextlib.suppress(InUse):
+            return await asyncio.to_thread(work)
+        await asyncio.sleep(LOOK_SECONDS)
+    return await asyncio.to_thread(work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +121,17 @@ class UnsavedWorkspaces:
     ) -> Unsaved | None:
         """Make what follows the session's archive the tree at `root`, with a new HOME; None: there is none.
 
-        With `job_id` only what that job left, from the attempt `oldest` on. After an OSError it is where it was.
+        With `job_id` only what that job left, from the attempt `oldest` on. After an OSError it is where it was;
+        InUse is one.
         """
         for unsaved in self.of(session.session_id):
             if job_id is not None and (unsaved.job_id != job_id or unsaved.attempt < oldest):
                 continue
             if unsaved.follows(session.archive_name):
-                fresh_home(unsaved.place)
-                (unsaved.place / MARK).write_text(unsaved.name)
-                unsaved.place.rename(root)
+                with held(unsaved.place):
+                    fresh_home(unsaved.place)
+                    (unsaved.place / MARK).write_text(unsaved.name)
+                    unsaved.place.rename(root)
                 return unsaved
         return None
 

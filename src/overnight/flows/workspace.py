@@ -35,7 +35,7 @@ from overnight.flows.places import (
 )
 from overnight.flows.restoring import Restoring, WorkspaceUnavailable
 from overnight.flows.saving import Packing, Saved, Saving, SecretsInArchive
-from overnight.flows.unsaved import Unsaved, UnsavedWorkspaces
+from overnight.flows.unsaved import InUse, Unsaved, UnsavedWorkspaces, once_free
 from overnight.flows.warm import WarmWorkspaces
 from overnight.ports import ArchiveStore, Owner, Workspace
 
@@ -250,7 +250,7 @@ class Workspaces:
         if await asyncio.to_thread(self._take_leftover, job, session, root, made_by):
             return Prepared(workspace=workspace_at(root), source=Source.LEFTOVER)
         # What the job itself set aside at its end is newer than the checkpoints of that attempt.
-        if await asyncio.to_thread(self._take_unsaved, session, root, job, made_by) is not None:
+        if await once_free(lambda: self._take_unsaved(session, root, job, made_by)) is not None:
             return _prepared(root, Source.LEFTOVER, None)
         if checkpoint is not None:
             try:
@@ -259,7 +259,7 @@ class Workspaces:
                 log.warning("the checkpoint of job %s cannot be used: %s", job.job_id, lost.message)
         if await asyncio.to_thread(self._take_leftover, job, session, root, 1):
             return Prepared(workspace=workspace_at(root), source=Source.LEFTOVER)
-        if (unsaved := await asyncio.to_thread(self._take_unsaved, session, root)) is not None:
+        if (unsaved := await once_free(lambda: self._take_unsaved(session, root))) is not None:
             own = unsaved.job_id == job.job_id
             return _prepared(root, Source.LEFTOVER if own else Source.UNSAVED, None)
         if await asyncio.to_thread(self._take_warm, session, root, owner):
@@ -321,10 +321,12 @@ class Workspaces:
     def _take_unsaved(
         self, session: Session, root: Path, job: Job | None = None, oldest: int = 1
     ) -> Unsaved | None:
-        """Only what `job` left, from the attempt `oldest` on, if it is given."""
+        """Only what `job` left, from the attempt `oldest` on, if it is given. Raises InUse."""
         root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             return self.unsaved.take(session, root, job.job_id if job else None, oldest)
+        except InUse:  # The session's newest files: to go on without them would leave them behind.
+            raise
         except OSError:
             log.warning("session %s cannot go on in what it left", session.session_id, exc_info=True)
             return None

@@ -80,9 +80,10 @@ class ArchiveStore(Protocol):
         """Write the archive to `target`. Raises ArchiveMissing, OSError."""
         ...
 
-    async def end(self, name: str, *, start: int) -> bytes:
-        """Its bytes from `start` on, which lies before its end; nothing of the rest is transferred. What an archive
-        holds is written there. Not checked against what was put. Raises ArchiveMissing, OSError."""
+    async def part(self, name: str, *, start: int, length: int) -> bytes:
+        """`length` of its bytes from `start` on, in memory; nothing of the rest is transferred. `length` is at least 1,
+        and they lie inside the archive: of one that is shorter than it was fewer come, or OSError. Not checked
+        against what was put. Raises ArchiveMissing, OSError."""
         ...
 
     async def publish(self, name: str, alias: str) -> None:

@@ -13,9 +13,9 @@ from overnight.adapters.cloudflare.codec import Claim
 from overnight.adapters.cloudflare.documents import ABSENT, Batch, Document, Documents, Read
 from overnight.domain.errors import IdempotencyConflict
 from overnight.domain.job import Job, Session, Snapshot
+from overnight.domain.retention import IDEMPOTENCY_SECONDS
 from overnight.ports import Clock, Idempotency
 
-LIFETIME_SECONDS = 7 * 86400.0
 PATIENCE_SECONDS = 5.0
 """How long the writer of a claim may take to write its job, before another request takes over."""
 LOOK_SECONDS = 0.05
@@ -43,7 +43,7 @@ class Claims:
         if document is None:
             return Standing(ABSENT)
         claim = codec.decode(Claim, document.body)
-        if claim.created_at <= self._clock.now() - LIFETIME_SECONDS:
+        if claim.created_at <= self._clock.now() - IDEMPOTENCY_SECONDS:
             return Standing(document.version)
         if claim.fingerprint != idempotency.fingerprint:
             raise IdempotencyConflict("the idempotency key was used before with another request")

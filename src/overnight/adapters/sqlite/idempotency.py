@@ -3,9 +3,9 @@
 import apsw
 
 from overnight.domain.errors import IdempotencyConflict
+from overnight.domain.retention import IDEMPOTENCY_SECONDS
 from overnight.ports import Idempotency
 
-LIFETIME_SECONDS = 7 * 86400.0
 PURGE_ROWS = 10
 """Removed with each new key, so that the table shrinks faster than it grows and no request pays for it."""
 
@@ -14,7 +14,7 @@ def find_job_of(connection: apsw.Connection, idempotency: Idempotency, *, now: f
     """The id of the job that came with this key. Raises IdempotencyConflict."""
     row = connection.execute(
         "SELECT fingerprint, job_id FROM idempotency WHERE owner = ? AND key = ? AND created_at > ?",
-        (idempotency.owner, idempotency.key, now - LIFETIME_SECONDS),
+        (idempotency.owner, idempotency.key, now - IDEMPOTENCY_SECONDS),
     ).fetchone()
     if row is None:
         return None
@@ -27,7 +27,7 @@ def remember(connection: apsw.Connection, idempotency: Idempotency, job_id: str,
     connection.execute(
         "DELETE FROM idempotency WHERE (owner, key) IN "
         "(SELECT owner, key FROM idempotency WHERE created_at <= ? LIMIT ?)",
-        (now - LIFETIME_SECONDS, PURGE_ROWS),
+        (now - IDEMPOTENCY_SECONDS, PURGE_ROWS),
     )
     connection.execute(
         "INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?, ?)",

@@ -70,13 +70,14 @@ class Download:
                 continue
         raise OSError(errno.EIO, "The archive no longer has the size or checksum it was stored with", key)
 
-    async def end(self, key: str, start: int) -> bytes:
-        """The bytes from `start` on. Raises StorageFault, Unreachable, OSError."""
-        return await self._connection.patience.over(lambda: self._end(key, start))
+    async def part(self, key: str, start: int, length: int) -> bytes:
+        """`length` bytes from `start` on. Raises StorageFault, Unreachable, OSError."""
+        return await self._connection.patience.over(lambda: self._part(key, start, length))
 
-    async def _end(self, key: str, start: int) -> bytes:
-        async with self._connection.stream(self._path(key), {"range": f"bytes={start}-"}) as answer:
-            if start and answer.status_code != httpx.codes.PARTIAL_CONTENT:
+    async def _part(self, key: str, start: int, length: int) -> bytes:
+        headers = {"range": f"bytes={start}-{start + length - 1}"}
+        async with self._connection.stream(self._path(key), headers) as answer:
+            if answer.status_code != httpx.codes.PARTIAL_CONTENT:
                 raise OSError(
                     errno.EIO, "Supabase Storage did not answer with the part that was asked for", key
                 )

@@ -73,11 +73,11 @@ class SupabaseArchives:
             size, sha256 = await self._download.to(key, target)
         return StoredArchive(name=name, size=size, sha256=sha256)
 
-    async def end(self, name: str, *, start: int) -> bytes:
+    async def part(self, name: str, *, start: int, length: int) -> bytes:
         """Also raises ArchiveDenied."""
         key = self._access.key_of(name)
         async with self._surely_missing():
-            return await self._download.end(key, start)
+            return await self._download.part(key, start, length)
 
     async def publish(self, name: str, alias: str) -> None:
         key, shown = self._access.key_of(name), self._access.key_of(alias)
