@@ -1,10 +1,14 @@
 """What this process must never tell, and what blanks it out."""
 
 import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
 
+from overnight.archive import fsync_directory
 from overnight.domain.redaction import Redactor
-from overnight.domain.signature import new_secret
-from overnight.settings import Settings
+from overnight.domain.signature import new_secret, parse_secret
+from overnight.settings import Settings, SettingsError
 
 
 def redactor_of(settings: Settings) -> Redactor:
@@ -24,15 +28,36 @@ def redactor_of(settings: Settings) -> Redactor:
 
 
 def webhook_secret(settings: Settings) -> str:
-    """The secret that webhooks are signed with: the setting, or one made once and kept beside the database."""
+    """The secret that webhooks are signed with: the setting, or one made once and kept beside the database.
+
+    Raises SettingsError, OSError.
+    """
     if settings.webhook_secret is not None:
         return settings.webhook_secret.get_secret_value()
     path = settings.data / "webhook-secret"
+    if not path.exists():
+        _propose(path, new_secret(os.urandom(32)))
+    secret = path.read_text(errors="replace").strip()
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    with os.fdopen(descriptor, "w") as file:
-        secret = new_secret(os.urandom(32))
-        file.write(f"{secret}\n")
+        parse_secret(secret)
+    except ValueError as error:
+        raise SettingsError(
+            f"{path}: {error}. Put back the one that receivers know, or delete the file: then a new one is made."
+        ) from None
     return secret
+
+
+def _propose(path: Path, secret: str) -> None:
+    """Keep the secret whole, on disk and for its owner only, unless another process was first."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = Path(name)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{secret}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            path.hardlink_to(draft)
+    finally:
+        draft.unlink()
+    fsync_directory(path.parent)
