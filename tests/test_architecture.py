@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "resolving": set(),
     "rehearsal": {"rehearsal", "serving"},
     "client": {"client", "domain"},
-    "settings": {"domain"},
+    "settings": {"settings", "domain"},
     "flows": {"flows", "archive", "ports", "domain"},
     "adapters": {"adapters", "resolving", "ports", "domain", "archive"},
     "agent": {"agent", "serving", "resolving", "settings", "ports", "domain"},

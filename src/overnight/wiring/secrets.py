@@ -14,17 +14,8 @@ from overnight.settings import Settings, SettingsError
 def redactor_of(settings: Settings) -> Redactor:
     """What blanks this process's secrets out of everything that it tells."""
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    loaded = {
-        "api_key": settings.anthropic_api_key,
-        "auth_token": settings.anthropic_auth_token,
-        "supabase_key": settings.supabase_key,
-        "aws_secret_access_key": settings.aws_secret_access_key,
-        "aws_session_token": settings.aws_session_token,
-        "ledger_token": settings.ledger_token,
-        "cloudflare_api_token": settings.cloudflare_api_token,
-    }
-    secrets = {kind: secret.get_secret_value() for kind, secret in loaded.items() if secret is not None}
-    return Redactor({**secrets, "webhook_secret": webhook_secret(settings)}, shapes=settings.redact_shapes)
+    secrets = {**settings.secrets(), "webhook_secret": webhook_secret(settings)}
+    return Redactor(secrets, shapes=settings.redact_shapes)
 
 
 def webhook_secret(settings: Settings) -> str:
