@@ -1,6 +1,8 @@
 """Writes docs/settings.md from the settings themselves: `python scripts/settings_page.py > docs/settings.md`."""
 
-from overnight.settings import Settings
+import inspect
+
+from overnight.settings import Settings, variable
 
 
 def shown(value: object) -> str:
@@ -15,10 +17,13 @@ def shown(value: object) -> str:
 
 print("# Settings\n")
 print(
-    "All are environment variables; a command's own options are stronger. Durations are in seconds, sizes in bytes."
+    "All are environment variables; a command's own options are stronger. Durations are in seconds, sizes in bytes.\n"
+    "An empty variable is like none where there is no default."
 )
 print("This page is made by `scripts/settings_page.py`, and a test keeps it complete.\n")
-print("| variable | default | what it does |\n|---|---|---|")
-for name, field in Settings.model_fields.items():
-    variable = name.upper() if field.validation_alias else f"OVERNIGHT_{name.upper()}"
-    print(f"| `{variable}` | {shown(field.default)} | {field.description} |")
+for group in Settings.__bases__:
+    print(f"## {inspect.cleandoc(group.__doc__ or '')}\n")
+    print("| variable | default | what it does |\n|---|---|---|")
+    for name, field in group.model_fields.items():
+        print(f"| `{variable(name)}` | {shown(field.default)} | {field.description} |")
+    print()

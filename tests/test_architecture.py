@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "threads": set(),
     "rehearsal": {"rehearsal", "serving"},
     "client": {"client", "domain"},
-    "settings": {"domain"},
+    "settings": {"settings", "domain"},
     "flows": {"flows", "threads", "archive", "ports", "domain"},
     "adapters": {"adapters", "resolving", "threads", "ports", "domain", "archive"},
     "agent": {"agent", "archive", "serving", "resolving", "settings", "ports", "domain"},

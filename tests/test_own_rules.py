@@ -98,8 +98,8 @@ def faults(node: ast.AST, where: str) -> Iterator[str]:
         case ast.Compare() if not where.startswith(OTHER_SIGNATURES):
             yield from leaky_comparisons(node)
         case ast.Attribute() if dotted(node) in {"os.environ", "os.getenv", "os.environb"}:
-            if where not in {"settings", "agent/canary"}:
-                yield "only settings.py reads the environment"
+            if where not in {"settings/loading", "agent/canary"}:
+                yield "only settings reads the environment"
         case _:
             pass
 

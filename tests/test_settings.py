@@ -7,9 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from overnight import settings
-from overnight.settings import Settings, SettingsError, load
+from overnight.domain.signature import new_secret
+from overnight.settings import Settings, SettingsError, load, variable
 
+SECRETS = (
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_AUTH_TOKEN",
+    "OVERNIGHT_API_KEY",
+    "OVERNIGHT_WEBHOOK_SECRET",
+    "SUPABASE_SECRET_KEY",
+    "SUPABASE_SERVICE_ROLE_KEY",
+    "SUPABASE_ANON_KEY",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "OVERNIGHT_LEDGER_TOKEN",
+    "OVERNIGHT_KEYS",
+    "CLOUDFLARE_API_TOKEN",
+)
 DOCS = Path(__file__).parent.parent / "docs" / "settings.md"
 
 
@@ -25,16 +39,9 @@ def clean_environment() -> Iterator[None]:
     os.environ.update(before)
 
 
-def names() -> set[str]:
-    return {
-        f"OVERNIGHT_{name.upper()}" if field.validation_alias is None else name.upper()
-        for name, field in Settings.model_fields.items()
-    }
-
-
 def test_every_setting_is_documented_and_nothing_else_is() -> None:
     documented = set(re.findall(r"^\| `([A-Z0-9_]+)` \|", DOCS.read_text(), re.MULTILINE))
-    assert documented == names()
+    assert documented == set(map(variable, Settings.model_fields))
 
 
 def test_defaults_work_without_any_variable() -> None:
@@ -64,17 +71,25 @@ def test_the_environment_is_read_and_a_command_line_is_stronger() -> None:
 
 
 def test_secrets_leave_the_environment_and_do_not_show() -> None:
-    os.environ |= dict.fromkeys(settings.SECRETS, "canary-secret")
+    given = {**dict.fromkeys(SECRETS, "canary-secret"), "OVERNIGHT_WEBHOOK_SECRET": new_secret(b"canary" * 5)}
+    os.environ |= given
     chosen = load()
-    assert chosen.anthropic_api_key is not None
-    assert chosen.anthropic_api_key.get_secret_value() == "canary-secret"
-    assert not set(settings.SECRETS) & set(os.environ)
-    assert "canary-secret" not in repr(chosen)
+    assert {variable(name): value for name, value in chosen.secrets().items()} == given
+    assert not set(SECRETS) & set(os.environ)
+    for value in given.values():
+        assert value not in repr(chosen)
 
 
 @pytest.mark.parametrize(
     "name",
-    ["OVERNIGHT_CONCURRENCY", "OVERNIGHT_LEASE_SECONDS", "OVERNIGHT_PORT", "SUPABASE_URL"],
+    [
+        "OVERNIGHT_CONCURRENCY",
+        "OVERNIGHT_LEASE_SECONDS",
+        "OVERNIGHT_PORT",
+        "OVERNIGHT_RETRY_DELAYS",
+        "OVERNIGHT_WEBHOOK_SECRET",
+        "SUPABASE_URL",
+    ],
 )
 def test_a_wrong_value_is_named_and_not_repeated(name: str) -> None:
     os.environ[name] = "canary-value"
@@ -95,3 +110,31 @@ def test_no_job_may_be_forgotten_before_its_idempotency_key(days: str) -> None:
 def test_a_job_may_be_forgotten_after_its_idempotency_key_or_never(days: str) -> None:
     os.environ["OVERNIGHT_JOB_RETENTION_DAYS"] = days
     assert load().job_retention_days == float(days)
+
+
+def test_an_empty_variable_is_like_none() -> None:
+    """The files of variables in deploy/ list names that wait for their value."""
+    os.environ |= {
+        "ANTHROPIC_API_KEY": "",
+        "ANTHROPIC_AUTH_TOKEN": "token",
+        "OVERNIGHT_EDGE_URL": "",
+        "OVERNIGHT_IDLE_EXIT_SECONDS": "",
+        "OVERNIGHT_S3_BUCKET": "",
+    }
+    chosen = load()
+    assert chosen.anthropic_api_key is None
+    assert (chosen.edge_url, chosen.idle_exit_seconds, chosen.s3_bucket) == (None, None, None)
+    assert list(chosen.secrets()) == ["anthropic_auth_token"]
+
+
+def test_an_empty_list_is_one() -> None:
+    os.environ |= {"OVERNIGHT_ARCHIVE_EXCLUDE": "", "OVERNIGHT_RETRY_DELAYS": ""}
+    chosen = load()
+    assert (chosen.archive_exclude, chosen.retry_delays) == ((), ())
+
+
+@pytest.mark.parametrize("value", ["-1", "nan", "inf", "1,-1"])
+def test_a_delay_is_a_time_to_wait(value: str) -> None:
+    os.environ["OVERNIGHT_RETRY_DELAYS"] = value
+    with pytest.raises(SettingsError, match="OVERNIGHT_RETRY_DELAYS: "):
+        load()

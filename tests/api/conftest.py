@@ -23,8 +23,10 @@ from overnight.adapters.system import SystemClock, SystemEntropy
 from overnight.api import ApiParts, Limits, Readiness, close_streams, create_app
 from overnight.domain import transitions
 from overnight.domain.address import CallbackPolicy
+from overnight.domain.archive_names import archive_name
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import ArchiveRef, Origin
+from overnight.domain.late import saved_late
 from overnight.domain.outcome import Ending, Outcome, failed
 from overnight.domain.redaction import Redactor
 from overnight.flows.kept_here import KeptHere
@@ -88,6 +90,15 @@ class Service:
     async def fail(self, job_id: str) -> None:
         await self.start(job_id)
         await self.finish(job_id, failed(ErrorCode.MAX_TURNS, "It took all its turns."))
+
+    async def save_late(self, job_id: str) -> None:
+        """What a worker does whose archive store comes back after the job has ended."""
+        job = (await self.parts.store.snapshot(job_id)).job
+        archive = await self._store(archive_name(job), {"late.txt": b"late"})
+        now = self.parts.clock.now()
+        await self.parts.store.change(
+            job_id, saved_late(archive, attempt=job.attempt, base=None, now=now, told={})
+        )
 
     async def _store(self, name: str, files: dict[str, bytes]) -> ArchiveRef:
         source = self.parts.scratch / "made.zip"

@@ -177,6 +177,21 @@ class TestStream:
         assert types[2:4] == ["job.failed", "job.resent"]
         assert types[-1] == "job.completed"
 
+    @pytest.mark.parametrize("after", ["0", "2", "3"])
+    async def test_what_is_told_after_the_end_does_not_keep_it_open(
+        self, service: Any, url: str, after: str
+    ) -> None:
+        """An archive that the store took only later is told of after `job.completed`."""
+        async with httpx.AsyncClient(base_url=url) as client, asyncio.timeout(5):
+            job_id = await submit(client)
+            await service.run(job_id)
+            await service.save_late(job_id)
+            headers = SSE | {"Last-Event-ID": after}
+            async with client.stream("GET", f"/jobs/{job_id}/events", headers=headers) as response:
+                rest = await Reading(response).rest()
+        assert [event["event"] for event in rest][-1] == "workspace.saved"
+        assert rest[-1]["id"] == "4"
+
     async def test_a_malformed_last_event_id_is_refused(self, client: Any) -> None:
         job_id = await submit(client)
         for value in ("x", "-1", "1" * 400):

@@ -43,6 +43,23 @@ def test_the_key_is_not_in_the_data_directory(overnight: Any) -> None:
         assert not path.is_file() or secret not in path.read_bytes()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--expires-in-days", "0"),
+        ("--expires-in-days", "nan"),
+        ("--expires-in-days", "1e9"),
+        ("--daily-budget-usd", "nan"),
+        ("--daily-budget-usd", "inf"),
+    ],
+)
+def test_what_could_not_be_kept_to_makes_no_key(overnight: Any, options: tuple[str, ...]) -> None:
+    """A key that cannot be shown would shut the service to everybody."""
+    done = overnight("keys", "create", "--name", "laptop", *options)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert listed(overnight) == []
+
+
 def test_all_that_can_be_said_about_a_key(overnight: Any) -> None:
     options = ("--scope", "admin", "--owner", "team/a", "--expires-in-days", "1", "--max-running", "2")
     limits = (

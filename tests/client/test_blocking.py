@@ -1,6 +1,10 @@
+import asyncio
 import inspect
+import os
+import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
@@ -64,3 +68,39 @@ def test_closing_ends_its_thread_and_leaving_an_iteration_early_is_fine(
     client.close()
     client.close()
     assert threading.active_count() == before
+
+
+class Interrupting(httpx.AsyncByteStream):
+    """One event; then the user presses Ctrl-C, and the connection takes its time to close."""
+
+    def __init__(self, event: bytes) -> None:
+        self._event = event
+        self.closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._event
+        while not _main_thread_waits():  # noqa: ASYNC110 nobody tells of it
+            await asyncio.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.Event().wait()
+
+    async def aclose(self) -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        self.closed = True
+
+
+def _main_thread_waits() -> bool:
+    main = threading.main_thread().ident
+    return main is not None and sys._current_frames()[main].f_code.co_name == "wait"
+
+
+def test_ctrl_c_ends_an_iteration_and_its_connection(script: Any, frame: Make) -> None:
+    body = Interrupting(frame(1))
+    script.answers = [httpx.Response(200, stream=body)]
+    with Client("http://service.test", transport=httpx.MockTransport(script)) as client:
+        events = client.events("j")
+        assert next(events).seq == 1
+        with pytest.raises(KeyboardInterrupt):
+            next(events)
+        assert body.closed

@@ -65,6 +65,14 @@ async def test_after_the_end_a_service_that_is_gone_is_no_error(
     assert await seqs(client) == [1]
 
 
+async def test_what_is_told_after_the_end_is_no_beginning(
+    client: AsyncClient, script: Any, stream: Make, frame: Make
+) -> None:
+    script.answers = [stream(frame(1, "job.completed"), frame(2, "workspace.saved")), httpx.Response(OVER)]
+    assert await seqs(client) == [1, 2]
+    assert script.pauses == []
+
+
 async def test_patience_ends_when_no_event_comes_any_more(
     client: AsyncClient, script: Any, stream: Make, frame: Make
 ) -> None:

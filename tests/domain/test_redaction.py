@@ -117,6 +117,15 @@ def test_a_text_that_was_cut_in_a_secret_holds_no_part_of_it() -> None:
         assert redactor.text(f"key={KEY[:end]}\n[cut]") == "key=[redacted:key]\n[cut]"
 
 
+@pytest.mark.parametrize("shapes", [True, False])
+def test_another_token_that_begins_like_a_loaded_one_is_blanked_whole(shapes: bool) -> None:
+    """All web tokens of one kind begin alike: with half of it blanked, its shape would not be seen any more."""
+    begins = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJpc3MiOiJzdXBhYmFzZSIs"
+    redactor = Redactor({"key": f"{begins}InJvIjoiYSJ9.{'c2ln' * 10}"}, shapes=shapes)
+    other = f"{begins}InJvIjoiYiJ9.{'b3Ro' * 10}"
+    assert redactor.text(f'say "{other}" twice') == 'say "[redacted:key]" twice'
+
+
 def test_a_private_key_without_its_end_is_blanked_to_the_end() -> None:
     assert Redactor().text("x -----BEGIN PRIVATE KEY-----\nMIIB") == "x [redacted:private_key]"
 

@@ -140,7 +140,7 @@ async def test_no_secret_is_told(start: Any, form: str) -> None:
     found = [(where, canary) for where, text in told.items() for canary in CANARIES if canary in text]
     assert found == []
     for where in ("events", "SSE", f"/status/{job['job_id']}", "webhook"):
-        assert "[redacted:api_key]" in told[where], where
+        assert "[redacted:anthropic_api_key]" in told[where], where
         assert "[redacted:anthropic_key]" in told[where], where
 
 

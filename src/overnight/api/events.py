@@ -18,7 +18,8 @@ from overnight.api.streams import Stream
 from overnight.api.views import EventPage, answer, event_view
 from overnight.domain.job import Event, Job
 
-TERMINAL = frozenset({"job.completed", "job.failed", "job.cancelled"})
+ENDS = frozenset({"job.completed", "job.failed", "job.cancelled"})
+REOPENS = "job.resent"
 BATCH = 100
 HEARTBEAT_SECONDS = 15.0
 RETRY_MILLISECONDS = 2000
@@ -68,25 +69,36 @@ def _last_event_id(request: Request, after: int) -> int:
 
 
 async def follow(parts: ApiParts, job: Job, after: int) -> AsyncGenerator[bytes, None]:
-    """The stream's text. It subscribes before it reads, so nothing falls between replay and live."""
+    """The stream's text. It subscribes before it reads, so nothing falls between replay and live.
+
+    An event that ends the job need not be its last: its archive may be stored later, or it is sent again.
+    """
     yield f"retry: {RETRY_MILLISECONDS}\n\n".encode()
     loop = asyncio.get_running_loop()
-    last, beat_at = "", loop.time() + HEARTBEAT_SECONDS
+    over, beat_at = job.status.final, loop.time() + HEARTBEAT_SECONDS
     with parts.wakeups.subscribe(f"job:{job.job_id}") as written:
         while True:
             batch = await parts.store.events(job.job_id, after=after, limit=BATCH)
             if batch:
                 yield _text(batch, job)
-                after, last = batch[-1].seq, batch[-1].type
+                after, over = batch[-1].seq, _is_over(batch, before=over)
                 beat_at = loop.time() + HEARTBEAT_SECONDS
             if len(batch) == BATCH:
                 continue
-            if last in TERMINAL:
+            if over:
                 return
             await written.wait(max(beat_at - loop.time(), 0.0))
             if loop.time() >= beat_at:  # not only when the wait says so: renewals of the lease wake it too
                 yield b": still here\n\n"
                 beat_at = loop.time() + HEARTBEAT_SECONDS
+
+
+def _is_over(batch: Sequence[Event], *, before: bool) -> bool:
+    """Whether the job has its final status after these events; `before`: whether it had it until then."""
+    for event in reversed(batch):
+        if event.type in ENDS or event.type == REOPENS:
+            return event.type != REOPENS
+    return before
 
 
 def _text(batch: Sequence[Event], job: Job) -> bytes:

@@ -158,7 +158,7 @@ class EventView(Struct, frozen=True, kw_only=True, rename={"kind": "type"}):
 
 
 class EventPage(Struct, frozen=True):
-    """Oldest first. Pass `next_after` as `after` to go on; `final`: no more will come."""
+    """Oldest first. Pass `next_after` as `after` to go on; `final`: the job has ended, and this is all there is."""
 
     data: Sequence[EventView]
     next_after: int

@@ -4,9 +4,9 @@ It works from any thread, also where an event loop already runs (a notebook).
 """
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from pathlib import Path
-from threading import Thread
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -22,7 +22,7 @@ class Client:
     def __init__(self, base_url: str = "http://127.0.0.1:8080", **settings: Any) -> None:
         self._client = AsyncClient(base_url, **settings)
         self._loop = asyncio.new_event_loop()
-        self._thread = Thread(target=self._loop.run_forever, name="overnight-client", daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="overnight-client", daemon=True)
         self._thread.start()
 
     def __enter__(self) -> Self:
@@ -101,11 +101,13 @@ class Client:
         return self._call(self._client.health())
 
     def _call(self, call: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(call, self._loop)
+        over = threading.Event()
+        future = asyncio.run_coroutine_threadsafe(_told(call, over), self._loop)
         try:
             return future.result()
         except BaseException:
-            future.cancel()  # Ctrl-C here must end the call over there too
+            if future.cancel():  # Ctrl-C here must end the call over there too, before the next one begins
+                over.wait()
             raise
 
     def _each(self, source: AsyncGenerator[T, None]) -> Iterator[T]:
@@ -115,6 +117,13 @@ class Client:
         finally:
             if not self._loop.is_closed():
                 self._call(source.aclose())
+
+
+async def _told(call: Coroutine[Any, Any, T], over: threading.Event) -> T:
+    try:
+        return await call
+    finally:
+        over.set()
 
 
 async def _next(source: AsyncGenerator[T, None]) -> T | None:

@@ -10,12 +10,14 @@ from overnight.client.errors import ApiProblem, ServiceUnreachable
 from overnight.client.model import TERMINAL_EVENTS, Event
 from overnight.client.sse import Message, Parser
 
+REOPENS = "job.resent"
+
 
 class Feed:
     """Where the reader of a job's events stands.
 
     The end is said by the service (204), not guessed from a final event: a job that failed and was sent again
-    has events after its `job.failed`.
+    has events after its `job.failed`, and one whose archive could be stored only later has one after its end.
     """
 
     def __init__(self, connection: Connection, job_id: str, after: int) -> None:
@@ -57,7 +59,7 @@ class Feed:
             event = _event(message)
             if event.seq > self._last:
                 self._last, self._fruitless = event.seq, 0
-                self._ended = event.type in TERMINAL_EVENTS
+                self._ended = event.type in TERMINAL_EVENTS or (self._ended and event.type != REOPENS)
                 yield event
 
     async def _rest_after(self, cause: ApiProblem | ServiceUnreachable) -> None:

@@ -7,6 +7,7 @@ from other text without a look into the store.
 
 import hashlib
 import hmac
+import math
 import re
 import zlib
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ CHECKSUM_LENGTH = 6
 RANDOM_BYTES = 40
 """8 of them for the id, 32 for the secret."""
 MAX_NAME = 100
+LONGEST_LIFE_SECONDS = 100 * 366 * 86_400.0
 DEFAULT_REQUESTS_PER_MINUTE = 60
 DEFAULT_MAX_QUEUED = 1000
 LIVE_WEBHOOK_SECRETS = 2
@@ -151,9 +153,9 @@ def make_key(
         scopes=scopes,
         owner=presented.key_id if owner is None else parse_owner(owner),
         created_at=now,
-        limits=limits,
+        limits=_checked(limits),
         webhook_secrets=(webhook_secret,),
-        expires_at=expires_at,
+        expires_at=None if expires_at is None else _later(expires_at, now),
     )
 
 
@@ -181,6 +183,20 @@ def parse_name(text: str) -> str:
     if not text.strip() or len(text) > MAX_NAME or not text.isprintable():
         raise InvalidKey(f"the name of a key is 1 to {MAX_NAME} printable characters")
     return text
+
+
+def _later(expires_at: float, now: float) -> float:
+    """A time that a calendar has: one of "never" or "not a number" could not be listed."""
+    if not now < expires_at <= now + LONGEST_LIFE_SECONDS:
+        raise InvalidKey("a key ends after now, and within 100 years, or never")
+    return expires_at
+
+
+def _checked(limits: KeyLimits) -> KeyLimits:
+    """What is not a number is no limit: nothing compares as more than it."""
+    if limits.daily_budget_usd is not None and not math.isfinite(limits.daily_budget_usd):
+        raise InvalidKey("a budget is a number of US dollars; leave it out for none")
+    return limits
 
 
 def digest(secret: str) -> str:

@@ -24,6 +24,7 @@ MANY = 300
 """Heads from which on they are not looked for one after the other."""
 
 _CHARS = r"[A-Za-z0-9._~+/=-]"
+_WORD = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~+/=-")
 _QUERY = r"[A-Za-z0-9._~%+/=-]"
 
 
@@ -146,11 +147,12 @@ class Redactor:
     def _without_values(self, text: str, found: Counter[str]) -> str:
         known, pieces, at = self._known, [], 0
         while (start := known.find(text, at)) is not None:
-            end, kind = max(
-                (start + _common(text, start, value), kind)
+            length, kind, value = max(
+                (_common(text, start, value), kind, value)
                 for value, kind in known.values.items()
                 if text.startswith(value[:HEAD], start)
             )
+            end = start + length if length == len(value) else _end_of_word(text, start + length)
             pieces += [text[at:start], _marker(kind)]
             found[kind] += 1
             at = end
@@ -230,6 +232,14 @@ def _base64(raw: bytes, lead: int) -> Iterator[str]:
     encoded = b64encode(whole).decode()[-(-lead * 8 // 6) if lead else 0 :]
     yield encoded
     yield encoded.replace("+", "-").replace("/", "_")
+
+
+def _end_of_word(text: str, at: int) -> int:
+    """Where a value parts from the known one it may have been cut, or it is another that begins like it: all web
+    tokens of one kind do, and without their beginning no shape would find them any more."""
+    while at < len(text) and text[at] in _WORD:
+        at += 1
+    return at
 
 
 def _common(text: str, start: int, value: str) -> int:

@@ -1,38 +1,54 @@
 """What this process must never tell, and what blanks it out."""
 
 import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
 
+from overnight.archive import fsync_directory
 from overnight.domain.redaction import Redactor
-from overnight.domain.signature import new_secret
-from overnight.settings import Settings
+from overnight.domain.signature import new_secret, parse_secret
+from overnight.settings import Settings, SettingsError
 
 
 def redactor_of(settings: Settings) -> Redactor:
     """What blanks this process's secrets out of everything that it tells."""
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    loaded = {
-        "api_key": settings.anthropic_api_key,
-        "auth_token": settings.anthropic_auth_token,
-        "supabase_key": settings.supabase_key,
-        "aws_secret_access_key": settings.aws_secret_access_key,
-        "aws_session_token": settings.aws_session_token,
-        "ledger_token": settings.ledger_token,
-        "cloudflare_api_token": settings.cloudflare_api_token,
-    }
-    secrets = {kind: secret.get_secret_value() for kind, secret in loaded.items() if secret is not None}
-    return Redactor({**secrets, "webhook_secret": webhook_secret(settings)}, shapes=settings.redact_shapes)
+    secrets = {**settings.secrets(), "webhook_secret": webhook_secret(settings)}
+    return Redactor(secrets, shapes=settings.redact_shapes)
 
 
 def webhook_secret(settings: Settings) -> str:
-    """The secret that webhooks are signed with: the setting, or one made once and kept beside the database."""
+    """The secret that webhooks are signed with: the setting, or one made once and kept beside the database.
+
+    Raises SettingsError, OSError.
+    """
     if settings.webhook_secret is not None:
         return settings.webhook_secret.get_secret_value()
     path = settings.data / "webhook-secret"
+    if not path.exists():
+        _propose(path, new_secret(os.urandom(32)))
+    secret = path.read_text(errors="replace").strip()
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    with os.fdopen(descriptor, "w") as file:
-        secret = new_secret(os.urandom(32))
-        file.write(f"{secret}\n")
+        parse_secret(secret)
+    except ValueError as error:
+        raise SettingsError(
+            f"{path}: {error}. Put back the one that receivers know, or delete the file: then a new one is made."
+        ) from None
     return secret
+
+
+def _propose(path: Path, secret: str) -> None:
+    """Keep the secret whole, on disk and for its owner only, unless another process was first."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = Path(name)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{secret}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            path.hardlink_to(draft)
+    finally:
+        draft.unlink()
+    fsync_directory(path.parent)

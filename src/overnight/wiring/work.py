@@ -64,10 +64,8 @@ async def working(
             HOUSEKEEPING_PAUSE, late.once, what="the saving of what was set aside", leaving=leaving
         )
         saving_late = tasks.create_task(saving)
-        if (
-            idle_seconds is None
-        ):  # It may last for hours, and can be broken off. A worker that ends when it is idle
-            daemons.append(saving_late)  # may take its disk with it.
+        if idle_seconds is None:  # It may last for hours, and what it has not stored stays on the disk;
+            daemons.append(saving_late)  # but a worker that ends when it is idle may take its disk with it.
         loop = tasks.create_task(_work(base, agent, runner, running, idle_seconds))
         try:
             yield
