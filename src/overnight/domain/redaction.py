@@ -25,6 +25,7 @@ MANY = 300
 
 _CHARS = r"[A-Za-z0-9._~+/=-]"
 _QUERY = r"[A-Za-z0-9._~%+/=-]"
+_JWT = r"[A-Za-z0-9_-]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,14 @@ SHAPES = (
     _shape("github_token", r"gh[oprsu]_[A-Za-z0-9]{30,}", "gho_", "ghp_", "ghr_", "ghs_", "ghu_"),
     _shape("github_token", r"github_pat_[A-Za-z0-9_]{22,}", "github_pat_"),
     _shape("aws_key", r"A(?:KI|SI)A[A-Z0-9]{16}(?![A-Za-z0-9])", "AKIA", "ASIA"),
-    _shape("jwt", r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}", ".eyJ"),
+    _shape(
+        "jwt",
+        # Once for each run of its characters it is seen whether the rest follows. Looked for at every `eyJ`, a text
+        # of nothing but these would take time by the square of its length, and nothing else could go on meanwhile.
+        rf"(?<!{_JWT})(?={_JWT}*\.eyJ{_JWT}{{8,}}\.{_JWT}{{8}})(?P<kept>{_JWT}*?)"
+        rf"eyJ{_JWT}{{8,}}\.eyJ{_JWT}{{8,}}\.{_JWT}{{8,}}",
+        ".eyJ",
+    ),
     _shape(
         "private_key",
         r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)",
