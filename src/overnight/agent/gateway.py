@@ -138,10 +138,8 @@ class Gateway:
     def _admitted(self, request: Request, path: str, only: Grant | None) -> Grant:
         grant = self._grants.get(digest := digest_of(_token(request)))
         stranger = grant is None or not hmac.compare_digest(grant.digest, digest)
-        if grant is None or stranger or grant.revoked or (only is not None and grant is not only):
-            raise Refusal(
-                401, "authentication_error", "This token is unknown to the gateway, or its run is over."
-            )
+        if grant is None or stranger or (only is not None and grant is not only):
+            raise _unknown_token()
         allowed = _FORWARDED.get(request.method)
         if allowed is None or not allowed.fullmatch(path):
             raise Refusal(403, "permission_error", "The gateway lets only calls of the Messages API pass.")
@@ -149,14 +147,13 @@ class Gateway:
             raise Refusal(
                 401, "authentication_error", "The service has no API key: ANTHROPIC_API_KEY is not set."
             )
-        _check_allowance(grant)
+        _check(grant)
         return grant
 
     async def _call(self, request: Request, path: str, grant: Grant) -> _Call:
         body, question = None, Question()
         if request.method == "POST":
             body, question = _judged(await _body(request), grant.allowance)
-            _check_allowance(grant)  # Time has passed, and other calls with it.
         query = request.scope["query_string"].decode("ascii", "replace")
         outgoing = self._client.build_request(
             request.method,
@@ -218,6 +215,7 @@ class _Relay:
     async def run(self) -> None:
         task = asyncio.current_task()
         assert task is not None
+        _check(self.grant)  # Its body took time: the run may be over. Nothing else can happen before it is counted.
         with self.grant.call(task, self.call.question) as meter:
             sent = False
             try:
@@ -312,7 +310,14 @@ def _token(request: Request) -> str:
     return request.headers.get("x-api-key") or (bearer.strip() if scheme.lower() == "bearer" else "")
 
 
-def _check_allowance(grant: Grant) -> None:
+def _unknown_token() -> Refusal:
+    return Refusal(401, "authentication_error", "This token is unknown to the gateway, or its run is over.")
+
+
+def _check(grant: Grant) -> None:
+    """Raises Refusal if the grant lets no further call pass now."""
+    if grant.revoked:
+        raise _unknown_token()
     if not grant.check():
         raise Refusal(
             429,
@@ -375,10 +380,8 @@ async def _end_early(relay: _Relay, grant: Grant, send: Send) -> None:
     """The grant has ended in the middle of the call."""
     if relay.has_begun:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-    elif not grant.revoked:
-        _check_allowance(grant)
     else:
-        raise Refusal(401, "authentication_error", "The run is over.")
+        _check(grant)
 
 
 def _passes(name: bytes) -> bool:
