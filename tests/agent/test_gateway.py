@@ -349,6 +349,14 @@ async def test_it_is_no_proxy(way: Way, target: str) -> None:
     assert way.upstream.seen == []
 
 
+async def test_headers_go_on_as_they_came(way: Way) -> None:
+    """Also those that are no ASCII, which an agent can send, and those that come twice."""
+    headers = [(b"x-tag", b"caf\xc3\xa9"), (b"anthropic-beta", b"a"), (b"anthropic-beta", b"b")]
+    assert (await way.client.get("/v1/models", headers=headers)).status_code == 200
+    came = way.upstream.seen[0].headers.raw
+    assert [header for header in came if header[0] in (b"x-tag", b"anthropic-beta")] == headers
+
+
 async def test_the_answer_is_asked_for_uncompressed(way: Way) -> None:
     await way.client.post("/v1/messages", content=b"{}", headers={"accept-encoding": "gzip"})
     assert way.upstream.seen[0].headers["accept-encoding"] == "identity"

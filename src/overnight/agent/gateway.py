@@ -163,15 +163,14 @@ class Gateway:
         )
         return _Call(outgoing=outgoing, question=question, is_metered=path == _MESSAGES)
 
-    def _headers(self, request: Request) -> dict[str, str]:
+    def _headers(self, request: Request) -> list[tuple[bytes, bytes]]:
+        """Values as they came: they may be no text."""
         named = {part.strip().lower() for part in request.headers.get("connection", "").split(",")}
-        kept = {
-            name: value
-            for name, value in request.headers.items()
-            if name not in _NOT_UPSTREAM and name not in named
-        }
+        dropped = {name.encode("latin-1") for name in _NOT_UPSTREAM | named}
+        kept = [(name, value) for name, value in request.headers.raw if name not in dropped]
         # Not compressed, so that the usage can be read as it passes.
-        return kept | {"accept-encoding": "identity"} | dict(self._credentials)
+        ours = {"accept-encoding": "identity", **self._credentials}
+        return kept + [(name.encode(), value.encode()) for name, value in ours.items()]
 
     async def _relay(self, call: _Call, grant: Grant, receive: Receive, send: Send) -> None:
         """Until the answer has passed, the client has left, or the grant has ended."""
@@ -215,7 +214,9 @@ class _Relay:
     async def run(self) -> None:
         task = asyncio.current_task()
         assert task is not None
-        _check(self.grant)  # Its body took time: the run may be over. Nothing else can happen before it is counted.
+        _check(
+            self.grant
+        )  # Its body took time: the run may be over. Nothing else can happen before it is counted.
         with self.grant.call(task, self.call.question) as meter:
             sent = False
             try:
