@@ -66,3 +66,19 @@ async def test_a_cli_that_dies_is_a_crash_with_its_last_words(stage: Any) -> Non
         assert "kept" in (outcome.message or "")
         again = await it.run("go on\nrehearsal: recall")
     assert "x" in (again.result or "")
+
+
+async def test_what_breaks_in_the_service_does_not_make_the_run_free_of_charge(stage: Any) -> None:
+    async with stage() as it:
+        emit = it.emit
+
+        def breaking(kind: str, fields: Any) -> None:
+            emit(kind, fields)
+            if kind == "tool.finished":
+                raise RuntimeError("a bug")
+
+        it.emit = breaking
+        outcome = await it.run("x\nrehearsal: bash true\nrehearsal: answer ok")
+    assert outcome.code is ErrorCode.INTERNAL
+    assert outcome.cost_usd > 0
+    assert outcome.usage.output_tokens > 0

@@ -1,6 +1,7 @@
 """What is said with one process of Claude Code."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from overnight.agent.messages import events_of
 from overnight.agent.outcome import Record, growth
 
 Emit = Callable[[str, Mapping[str, Any]], None]
+
+_log = logging.getLogger(__name__)
 
 
 class Conversation:
@@ -47,6 +50,9 @@ class Conversation:
                 pass
         except ClaudeSDKError as error:
             self._record.error = error
+        except Exception as error:  # noqa: BLE001 - whatever it is, what the run came to and has cost is known
+            _log.exception("a message of Claude Code could not be dealt with")
+            self._record.broken = error
 
     async def _listen(self) -> bool:
         """True if a message could not be understood, and there may be more."""
