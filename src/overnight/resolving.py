@@ -1,9 +1,11 @@
 """Looking up names, for those who check every answer before they connect to one."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from threading import Thread
 
 Resolver = Callable[[str, int], Sequence[str]]
@@ -15,15 +17,38 @@ def system_resolver(host: str, port: int) -> Sequence[str]:
     return list(dict.fromkeys(_address_text(sockaddr) for *_, sockaddr in found))
 
 
-async def resolve(resolver: Resolver, host: str, port: int, *, seconds: float) -> Sequence[str]:
+async def resolve(
+    resolver: Resolver, host: str, port: int, *, seconds: float, at_once: asyncio.Semaphore | None = None
+) -> Sequence[str]:
     """In a thread of its own: names whose servers hang must not use up the threads that others wait for.
 
-    Raises OSError (TimeoutError is one), UnicodeError, and what else the resolver raises.
+    A thread cannot be ended: it holds its place of `at_once` until the resolver comes back, however long ago we gave
+    up on it. Raises OSError (TimeoutError is one), UnicodeError, and what else the resolver raises.
     """
-    answer: Future[Sequence[str]] = Future()
-    Thread(target=_settle, args=(answer, resolver, host, port), name="resolve", daemon=True).start()
     async with asyncio.timeout(seconds):
-        return await asyncio.wrap_future(answer)
+        if at_once is not None:
+            await at_once.acquire()
+        return await asyncio.wrap_future(_asked(resolver, host, port, at_once))
+
+
+def _asked(
+    resolver: Resolver, host: str, port: int, at_once: asyncio.Semaphore | None
+) -> Future[Sequence[str]]:
+    """The answer to come; with it the place is given back."""
+    answer: Future[Sequence[str]] = Future()
+    if at_once is not None:
+        release = partial(_in_loop, asyncio.get_running_loop(), at_once.release)
+        answer.add_done_callback(lambda _: release())
+    try:
+        Thread(target=_settle, args=(answer, resolver, host, port), name="resolve", daemon=True).start()
+    except RuntimeError as error:  # The system has no thread left for us.
+        answer.set_exception(OSError(str(error)))
+    return answer
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):  # It is closed: nobody waits there any more.
+        loop.call_soon_threadsafe(call)
 
 
 def _address_text(sockaddr: tuple[str | int | bytes, ...]) -> str:

@@ -14,6 +14,7 @@ from overnight.agent.egress import Egress, ProxyLimits
 from overnight.agent.traffic import Traffic
 from overnight.domain.address import CallbackPolicy
 from overnight.domain.egress import EgressPolicy
+from overnight.resolving import Resolver
 from overnight.serving import listen
 
 OPENED = CallbackPolicy(allow_private=(ip_network("127.0.0.1/32"),))
@@ -102,12 +103,21 @@ class Proxy:
 
 
 @contextlib.asynccontextmanager
-async def proxied(serve: Any = echo, *, limits: ProxyLimits = QUICK, **policy: Any) -> AsyncIterator[Proxy]:
+async def proxied(
+    serve: Any = echo,
+    *,
+    limits: ProxyLimits = QUICK,
+    resolver: Resolver | None = None,
+    send_buffer: int | None = None,
+    **policy: Any,
+) -> AsyncIterator[Proxy]:
     far, names, denied = Far(serve), Names({"there.test": [["127.0.0.1"]]}), list[Denial]()
     server = await asyncio.start_server(far, "127.0.0.1", 0)
     far.port = server.sockets[0].getsockname()[1]
-    egress = Egress(EgressPolicy(**({"addresses": OPENED} | policy)), names, limits=limits)
+    egress = Egress(EgressPolicy(**({"addresses": OPENED} | policy)), resolver or names, limits=limits)
     listener = listen("127.0.0.1", 0)
+    if send_buffer is not None:  # of its connections
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     port = listener.getsockname()[1]
     async with server, egress.listening(listener, denied.append) as traffic:
         yield Proxy(port, far, names, traffic, denied)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from typing import Any
 
 import pytest
@@ -146,6 +147,33 @@ async def test_a_run_has_so_many_connections() -> None:
         assert await proxy.status("there.test:443") == 503
         for _, writer in held:
             writer.close()
+
+
+async def test_what_nobody_reads_counts_as_a_connection() -> None:
+    """Else a run could have any number of them, each with what its client does not read."""
+    over: asyncio.Queue[None] = asyncio.Queue()
+
+    async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(bytes(60_000))
+        writer.write_eof()
+        await reader.read()
+        over.put_nowait(None)
+
+    limits = ProxyLimits(connections=3)
+    async with proxied(pour, limits=limits, send_buffer=4096) as proxy, asyncio.timeout(20):
+        loop, held = asyncio.get_running_loop(), [socket.socket() for _ in range(limits.connections)]
+        for deaf in held:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.setblocking(False)
+            await loop.sock_connect(deaf, ("127.0.0.1", proxy.port))
+            await loop.sock_sendall(
+                deaf, f"GET http://there.test:{proxy.far.port}/ HTTP/1.1\r\n\r\n".encode()
+            )
+            await over.get()
+        assert await proxy.status("there.test:443") == 503
+        for deaf in held:
+            deaf.close()
 
 
 async def test_a_connection_on_which_nothing_moves_is_cut() -> None:

@@ -1,6 +1,8 @@
 """Where the egress proxy connects to: addresses, names, ports and lists (see egress_proxy.py)."""
 
 import asyncio
+import dataclasses
+import threading
 from collections.abc import Sequence
 from ipaddress import ip_network
 
@@ -142,3 +144,25 @@ async def test_a_name_server_that_hangs_is_not_waited_for() -> None:
         assert b" 502 " in await reader.readline()
         writer.close()
     released.set()
+
+
+async def test_names_whose_servers_hang_do_not_fill_the_service_with_threads() -> None:
+    """A thread that looks up a name cannot be ended: it goes on after we gave up on it."""
+    released, asked = threading.Event(), list[str]()
+
+    def hang(host: str, _port: int) -> Sequence[str]:
+        asked.append(host)
+        released.wait(60)
+        return ["127.0.0.1"]
+
+    limits = dataclasses.replace(QUICK, lookups=2)
+    try:
+        async with proxied(limits=limits, resolver=hang) as proxy, asyncio.timeout(20):
+            here = f"slow.test:{proxy.far.port}"
+            assert [await proxy.status(here) for _ in range(5)] == [502] * 5
+            assert len(asked) == 2
+            released.set()
+            _, writer = await proxy.tunnel("slow.test")
+            writer.close()
+    finally:
+        released.set()

@@ -259,6 +259,48 @@ async def test_a_revoked_token_is_dead_though_the_grant_lasts(way: Way) -> None:
     assert (await way.client.get("/v1/models")).status_code == 401
 
 
+async def slow_call(way: Way) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A call for a message, all but the last byte of its body."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(way.url.rpartition(":")[2]))
+    head = f"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: {TOKEN}\r\ncontent-length: 2\r\n"
+    writer.write(f"{head}expect: 100-continue\r\n\r\n{{".encode())
+    assert b"100" in await reader.readuntil(b"\r\n\r\n"), "the body is being read"
+    return reader, writer
+
+
+async def status_of(reader: asyncio.StreamReader) -> int:
+    async with asyncio.timeout(10):
+        return int((await reader.readuntil(b"\r\n")).split()[1])
+
+
+async def test_a_call_whose_body_is_late_does_not_outlive_its_token(way: Way) -> None:
+    reader, writer = await slow_call(way)
+    way.grant.revoke()
+    writer.write(b"}")
+    assert await status_of(reader) == 401
+    writer.close()
+    assert way.upstream.seen == []
+
+
+async def test_of_calls_that_come_at_the_same_moment_no_more_pass_than_may(serve: Serve) -> None:
+    async with laid(serve, KEY, allowance=Allowance(concurrency=2)) as way:
+        released = asyncio.Event()
+
+        async def held() -> AsyncIterator[bytes]:
+            await released.wait()
+            yield b"{}"
+
+        way.upstream.answers["/v1/messages"] = lambda: StreamingResponse(held())
+        calls = [await slow_call(way) for _ in range(10)]
+        for _, writer in calls:
+            writer.write(b"}")
+        statuses = await asyncio.gather(*(status_of(reader) for reader, _ in calls))
+        released.set()
+        for _, writer in calls:
+            writer.close()
+    assert (sorted(statuses), len(way.upstream.seen)) == ([200] * 2 + [429] * 8, 2)
+
+
 async def test_a_stream_ends_when_its_token_is_revoked(way: Way) -> None:
     left = asyncio.Event()
 
@@ -305,6 +347,14 @@ async def test_it_is_no_proxy(way: Way, target: str) -> None:
     assert head.startswith(b"HTTP/1.1 400")
     assert b'"invalid_request_error"' in body
     assert way.upstream.seen == []
+
+
+async def test_headers_go_on_as_they_came(way: Way) -> None:
+    """Also those that are no ASCII, which an agent can send, and those that come twice."""
+    headers = [(b"x-tag", b"caf\xc3\xa9"), (b"anthropic-beta", b"a"), (b"anthropic-beta", b"b")]
+    assert (await way.client.get("/v1/models", headers=headers)).status_code == 200
+    came = way.upstream.seen[0].headers.raw
+    assert [header for header in came if header[0] in (b"x-tag", b"anthropic-beta")] == headers
 
 
 async def test_the_answer_is_asked_for_uncompressed(way: Way) -> None:

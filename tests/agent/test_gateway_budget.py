@@ -210,6 +210,14 @@ async def test_hanging_up_before_the_usage_is_told_is_not_free(lay: Lay) -> None
     assert way.grant.used.usage.output_tokens >= 100, "300 characters were seen"
 
 
+async def test_a_thought_that_is_not_shown_is_not_free(lay: Lay) -> None:
+    """It comes sealed, in a signature, and is paid for as if it were shown."""
+    sealed = event("content_block_delta", index=0, delta={"type": "signature_delta", "signature": "x" * 3000})
+    async with lay(streamed(BEGIN, sealed)) as way:
+        await way.ask()
+    assert way.grant.used.usage.output_tokens >= 1000
+
+
 async def test_hanging_up_before_the_answer_is_charged_as_if_there_had_been_one(lay: Lay) -> None:
     arrived = asyncio.Event()
 

@@ -81,3 +81,19 @@ async def test_deep_directories_among_its_temporary_files_do_not_fail_a_run(stag
         assert (outcome.code, outcome.result) == (None, "ok")
         assert "there" in str(it.of("tool.finished"))
         assert not (it.workspace.root / "run").exists()
+
+
+async def test_what_breaks_in_the_service_does_not_make_the_run_free_of_charge(stage: Any) -> None:
+    async with stage() as it:
+        emit = it.emit
+
+        def breaking(kind: str, fields: Any) -> None:
+            emit(kind, fields)
+            if kind == "tool.finished":
+                raise RuntimeError("a bug")
+
+        it.emit = breaking
+        outcome = await it.run("x\nrehearsal: bash true\nrehearsal: answer ok")
+    assert outcome.code is ErrorCode.INTERNAL
+    assert outcome.cost_usd > 0
+    assert outcome.usage.output_tokens > 0

@@ -1,9 +1,11 @@
 """A user is one run's at a time, on the whole machine, and nobody's while something of it is alive."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -97,6 +99,32 @@ async def test_a_place_of_the_machine_that_cannot_be_written_is_done_without(tmp
     assert said.decode().strip() == str((BASE, BASE))
     assert (tmp_path / "data" / "slots" / str(BASE)).is_file()
     assert list(machine.iterdir()) == []
+
+
+@needs_root
+async def test_who_is_cancelled_while_it_takes_a_user_holds_none(tmp_path: Path) -> None:
+    opening, go_on = threading.Event(), threading.Event()
+
+    class Slow(type(tmp_path)):  # type: ignore[misc]  # its class depends on the system
+        """A place on a disk that takes its time to open the file of a user."""
+
+        def __fspath__(self) -> str:
+            if self.name == str(BASE):
+                opening.set()
+                assert go_on.wait(20)
+            return str(self)
+
+    (tmp_path / "machine").mkdir()
+    slots = Slots(BASE, (tmp_path / "data", Slow(tmp_path / "machine")))
+    taking = asyncio.create_task(contextlib.AsyncExitStack().enter_async_context(slots.taken()))
+    await asyncio.to_thread(opening.wait, 20)
+    taking.cancel()
+    await asyncio.sleep(0)  # it has heard of it
+    go_on.set()
+    await asyncio.wait({taking})
+    assert taking.cancelled()
+    async with slots.taken() as owner:
+        assert owner == (BASE, BASE)
 
 
 @needs_root

@@ -88,6 +88,12 @@ def test_2xx_delivers(status: int) -> None:
     assert tried(OWED, status=status).status is DeliveryStatus.DELIVERED
 
 
+@pytest.mark.parametrize("status", [410, 500])
+def test_what_was_delivered_stays_delivered_when_a_slower_try_fails(status: int) -> None:
+    late = tried(tried(OWED, status=204), status=status)
+    assert (late.status, len(late.tries)) == (DeliveryStatus.DELIVERED, 2)
+
+
 @pytest.mark.parametrize("status", [199, 301, 404, 429, 500])
 def test_other_statuses_are_tried_again(status: int) -> None:
     again = tried(OWED, status=status)

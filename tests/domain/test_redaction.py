@@ -3,6 +3,8 @@
 import base64
 import json
 import string
+import subprocess
+import sys
 from typing import Any
 from urllib.parse import quote
 
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overnight.domain.redaction import LEAST, Redactor
+from overnight.domain.redaction import LEAST, SHAPES, Redactor
 
 KEY = "sk-test/Canary+7f3a9c2e51b84d06=end"
 VISIBLE = string.ascii_letters + string.digits + "!#$%&'()*+,-./:;<=>?@^_`{|}~\"\\"
@@ -63,6 +65,27 @@ def test_blanking_twice_is_blanking_once(secret: str, before: str, after: str) -
 @given(st.text(max_size=300))
 def test_a_text_without_secrets_is_unchanged(text: str) -> None:
     assert Redactor({"key": KEY}, shapes=False).text(text) is text
+
+
+@pytest.mark.parametrize("before", ["", "\\n", "%3D", "token_", "eyJ-"])
+def test_a_jwt_is_found_wherever_it_begins(before: str) -> None:
+    told = Redactor().text(f"{before}{SHAPED['jwt']} and")
+    assert told in (f"{before}[redacted:jwt] and", "[redacted:jwt] and")
+
+
+@pytest.mark.parametrize("kind", sorted({shape.kind for shape in SHAPES}))
+def test_no_text_of_an_agent_holds_up_the_service(kind: str) -> None:
+    """Made of what a pattern looks for, over and over. By the square of its length it
+    would take minutes; and no thread of a process goes on while a pattern is at work, so it is another process here."""
+    program = (
+        "import sys\n"
+        "from overnight.domain.redaction import SHAPES, Redactor\n"
+        "redactor, hints = Redactor(), [h for s in SHAPES if s.kind == sys.argv[1] for h in s.hints]\n"
+        "for hint in hints:\n"
+        "    for part in (hint, hint.strip('.'), hint + 'a', 'a' + hint + ':', hint + 'a1='):\n"
+        "        redactor.text(part * (300_000 // len(part)) + ' '.join(['', *hints]))\n"
+    )
+    subprocess.run([sys.executable, "-c", program, kind], check=True, timeout=60)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """What is said with one process of Claude Code."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 from claude_agent_sdk import (
     ClaudeSDKClient,
     ClaudeSDKError,
@@ -16,7 +18,13 @@ from claude_agent_sdk import (
 from overnight.agent.messages import events_of
 from overnight.agent.outcome import Record, growth
 
+MOST_BYTES = 64 * 1024 * 1024
+"""Of the events that the messages of one run make, as JSON; a long run makes a few millions. An agent that is the same
+user as the service can write to where Claude Code does, without end."""
+
 Emit = Callable[[str, Mapping[str, Any]], None]
+
+_log = logging.getLogger(__name__)
 
 
 class Conversation:
@@ -28,6 +36,8 @@ class Conversation:
         self._emit = emit
         self._record = record
         self._connected = asyncio.Event()
+        self._bytes_left = MOST_BYTES
+        self._cut = 0
 
     @property
     def has_result(self) -> bool:
@@ -47,6 +57,11 @@ class Conversation:
                 pass
         except ClaudeSDKError as error:
             self._record.error = error
+        except Exception as error:  # noqa: BLE001 - whatever it is, what the run came to and has cost is known
+            _log.exception("a message of Claude Code could not be dealt with")
+            self._record.broken = error
+        if self._cut:
+            self._emit("agent.events_cut", {"count": self._cut})
 
     async def _listen(self) -> bool:
         """True if a message could not be understood, and there may be more."""
@@ -54,7 +69,8 @@ class Conversation:
             async for message in self.client.receive_messages():
                 self._record.note(message)
                 for kind, fields in events_of(message):
-                    self._emit(kind, fields | self._price(message))
+                    if isinstance(message, ResultMessage) or self._has_room(fields):
+                        self._emit(kind, fields | self._price(message))
                 if isinstance(message, ResultMessage) or self._record.rejected:
                     return False
         except ClaudeSDKError as error:
@@ -63,6 +79,12 @@ class Conversation:
             self._emit("agent.message", {"kind": "unreadable"})
             return True
         return False
+
+    def _has_room(self, fields: Mapping[str, Any]) -> bool:
+        if self._bytes_left >= 0:
+            self._bytes_left -= len(msgspec.json.encode(fields))
+        self._cut += self._bytes_left < 0
+        return self._bytes_left >= 0
 
     def _price(self, message: Any) -> dict[str, Any]:
         """What the run cost goes with its result, beside what the conversation has cost."""

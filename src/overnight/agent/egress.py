@@ -29,8 +29,8 @@ OnDenied = Callable[[Denial], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyLimits:
-    """Seconds, and connections at once. `connect` is per address; `idle` is without a byte in either direction;
-    `farewell` is for the client to read why it was refused."""
+    """Seconds, and connections and lookups of names at once. `connect` is per address; `idle` is without a byte in
+    either direction; `farewell` is for the client to read why it was refused."""
 
     head: float = 10.0
     resolve: float = 5.0
@@ -38,6 +38,7 @@ class ProxyLimits:
     idle: float = 300.0
     farewell: float = 1.0
     connections: int = 128
+    lookups: int = 32
 
 
 DEFAULT_LIMITS = ProxyLimits()
@@ -67,11 +68,13 @@ class Egress:
             server.close()
             await clients.cut()
 
-    async def connect(self, to: Destination) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def connect(
+        self, to: Destination, lookups: asyncio.Semaphore
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Raises _Refused."""
         if (reason := self.policy.refuses(to)) is not None:
             raise _denied(reason)
-        addresses = await self._addresses(to)
+        addresses = await self._addresses(to, lookups)
         for reason in (self.policy.refuses_address(address, to.port) for address in addresses):
             if reason is not None:
                 raise _denied(reason)
@@ -83,11 +86,12 @@ class Egress:
                     )
         raise _Refused(HTTPStatus.BAD_GATEWAY, "The host does not answer.")
 
-    async def _addresses(self, to: Destination) -> Sequence[Address]:
+    async def _addresses(self, to: Destination, lookups: asyncio.Semaphore) -> Sequence[Address]:
         if to.address is not None:
             return [to.address]
+        seconds = self.limits.resolve
         try:
-            found = await resolve(self._resolver, to.host, to.port, seconds=self.limits.resolve)
+            found = await resolve(self._resolver, to.host, to.port, seconds=seconds, at_once=lookups)
         except (OSError, UnicodeError):
             found = ()
         if not found:
@@ -106,6 +110,7 @@ class _Clients:
         self._egress = egress
         self._limits = egress.limits
         self._on_denied = on_denied
+        self._lookups = asyncio.Semaphore(egress.limits.lookups)
         self._open: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -114,11 +119,20 @@ class _Clients:
         self._open.add(task)
         try:
             await self._answer(reader, writer)
+            await self._read_out(writer)
         except asyncio.CancelledError:
             pass  # cut; the protocol of asyncio would call a cancelled connection an error
         finally:
             self._open.discard(task)
-            writer.transport.abort() if task.cancelling() else writer.close()
+            writer.transport.abort()
+
+    async def _read_out(self, writer: asyncio.StreamWriter) -> None:
+        """What its client has not read yet takes memory: until then it is one of the connections that a run may
+        have."""
+        writer.close()
+        with contextlib.suppress(OSError):  # TimeoutError is one
+            async with asyncio.timeout(self._limits.idle):
+                await writer.wait_closed()
 
     async def cut(self) -> None:
         tasks = set(self._open)
@@ -161,7 +175,7 @@ class _Clients:
     async def _connected(self, request: ProxyRequest) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         to = request.to
         try:
-            return await self._egress.connect(to)
+            return await self._egress.connect(to, self._lookups)
         except _Refused as refusal:
             if refusal.reason is not None:
                 self._on_denied(Denial(to.host, to.port, refusal.reason.value))

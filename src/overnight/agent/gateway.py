@@ -138,10 +138,8 @@ class Gateway:
     def _admitted(self, request: Request, path: str, only: Grant | None) -> Grant:
         grant = self._grants.get(digest := digest_of(_token(request)))
         stranger = grant is None or not hmac.compare_digest(grant.digest, digest)
-        if grant is None or stranger or grant.revoked or (only is not None and grant is not only):
-            raise Refusal(
-                401, "authentication_error", "This token is unknown to the gateway, or its run is over."
-            )
+        if grant is None or stranger or (only is not None and grant is not only):
+            raise _unknown_token()
         allowed = _FORWARDED.get(request.method)
         if allowed is None or not allowed.fullmatch(path):
             raise Refusal(403, "permission_error", "The gateway lets only calls of the Messages API pass.")
@@ -149,14 +147,13 @@ class Gateway:
             raise Refusal(
                 401, "authentication_error", "The service has no API key: ANTHROPIC_API_KEY is not set."
             )
-        _check_allowance(grant)
+        _check(grant)
         return grant
 
     async def _call(self, request: Request, path: str, grant: Grant) -> _Call:
         body, question = None, Question()
         if request.method == "POST":
             body, question = _judged(await _body(request), grant.allowance)
-            _check_allowance(grant)  # Time has passed, and other calls with it.
         query = request.scope["query_string"].decode("ascii", "replace")
         outgoing = self._client.build_request(
             request.method,
@@ -166,15 +163,14 @@ class Gateway:
         )
         return _Call(outgoing=outgoing, question=question, is_metered=path == _MESSAGES)
 
-    def _headers(self, request: Request) -> dict[str, str]:
+    def _headers(self, request: Request) -> list[tuple[bytes, bytes]]:
+        """Values as they came: they may be no text."""
         named = {part.strip().lower() for part in request.headers.get("connection", "").split(",")}
-        kept = {
-            name: value
-            for name, value in request.headers.items()
-            if name not in _NOT_UPSTREAM and name not in named
-        }
+        dropped = {name.encode("latin-1") for name in _NOT_UPSTREAM | named}
+        kept = [(name, value) for name, value in request.headers.raw if name not in dropped]
         # Not compressed, so that the usage can be read as it passes.
-        return kept | {"accept-encoding": "identity"} | dict(self._credentials)
+        ours = {"accept-encoding": "identity", **self._credentials}
+        return kept + [(name.encode(), value.encode()) for name, value in ours.items()]
 
     async def _relay(self, call: _Call, grant: Grant, receive: Receive, send: Send) -> None:
         """Until the answer has passed, the client has left, or the grant has ended."""
@@ -218,6 +214,9 @@ class _Relay:
     async def run(self) -> None:
         task = asyncio.current_task()
         assert task is not None
+        _check(
+            self.grant
+        )  # Its body took time: the run may be over. Nothing else can happen before it is counted.
         with self.grant.call(task, self.call.question) as meter:
             sent = False
             try:
@@ -312,7 +311,14 @@ def _token(request: Request) -> str:
     return request.headers.get("x-api-key") or (bearer.strip() if scheme.lower() == "bearer" else "")
 
 
-def _check_allowance(grant: Grant) -> None:
+def _unknown_token() -> Refusal:
+    return Refusal(401, "authentication_error", "This token is unknown to the gateway, or its run is over.")
+
+
+def _check(grant: Grant) -> None:
+    """Raises Refusal if the grant lets no further call pass now."""
+    if grant.revoked:
+        raise _unknown_token()
     if not grant.check():
         raise Refusal(
             429,
@@ -375,10 +381,8 @@ async def _end_early(relay: _Relay, grant: Grant, send: Send) -> None:
     """The grant has ended in the middle of the call."""
     if relay.has_begun:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-    elif not grant.revoked:
-        _check_allowance(grant)
     else:
-        raise Refusal(401, "authentication_error", "The run is over.")
+        _check(grant)
 
 
 def _passes(name: bytes) -> bool:

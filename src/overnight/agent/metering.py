@@ -20,9 +20,16 @@ BYTES_A_TOKEN = 3
 
 
 class _Delta(msgspec.Struct):
+    """`signature` holds all of a thought, of which `thinking` may be a summary, or nothing."""
+
     text: str = ""
     thinking: str = ""
     partial_json: str = ""
+    signature: str = ""
+
+    @property
+    def characters(self) -> int:
+        return len(self.text) + len(self.thinking) + len(self.partial_json) + len(self.signature)
 
 
 class _Message(msgspec.Struct):
@@ -114,8 +121,7 @@ class Meter:
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return
         if said.delta is not None:
-            delta = said.delta
-            self._characters += len(delta.text) + len(delta.thinking) + len(delta.partial_json)
+            self._characters += said.delta.characters
         if said.message is not None:
             self._model = said.message.model or self._model
             self._report(said.message.usage or {})

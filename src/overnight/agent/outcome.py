@@ -36,11 +36,13 @@ STDERR_LINES = 20
 class Record:
     """What was seen of a run. The gateway, which sees the API, says whether it was `unreachable`, when a rate
     limit `resets_at`, what was `metered`, whether that was `over_budget`, and the budget of the owner's day if it
-    was that one (`over_daily_usd`). `counted` is what Claude Code's total began with."""
+    was that one (`over_daily_usd`). `broken` is what went wrong in the service itself. `counted` is what Claude
+    Code's total began with."""
 
     counted: Counted = field(default_factory=Counted)
     result: ResultMessage | None = None
     error: Exception | None = None
+    broken: Exception | None = None
     rejected: bool = False
     unreachable: bool = False
     resets_at: float | None = None
@@ -106,6 +108,12 @@ def _bare_outcome(record: Record, *, stopped: bool, wants_structure: bool) -> Ou
         return _refused_key()
     if result is not None:
         return _failed_result(result, record)
+    if record.broken is not None:
+        return failed(
+            ErrorCode.INTERNAL,
+            f"The service could not follow the run ({type(record.broken).__name__}). {KEPT} It is tried again; the "
+            "log of the service says more.",
+        )
     if record.error is not None:
         return _failed_process(record.error, record)
     return failed(

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from overnight.agent import leftovers, processes
+from overnight.agent.tasks import to_the_end
 from overnight.ports import Owner
 
 MOST = 1024
@@ -58,7 +59,9 @@ class Slots:
         places = await asyncio.to_thread(self._made)
         for uid in self._in_turn(prefer):
             with contextlib.ExitStack() as attempt:
-                if not await asyncio.to_thread(_lock, attempt, [place / str(uid) for place in places]):
+                paths = [place / str(uid) for place in places]
+                # To its end: what a thread that nobody waits for has locked, nobody would let go of.
+                if not await to_the_end(asyncio.to_thread(_lock, attempt, paths)):
                     continue
                 if left := await processes.end(None, uid):
                     _log.critical("user %d is not used: it has processes that cannot be ended: %s", uid, left)

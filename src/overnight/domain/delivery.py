@@ -11,7 +11,7 @@ DELAYS = (0.0, 5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 8
 JITTER = 0.2
 MAX_RETRY_AFTER = 86400.0
 MAX_RESULT_CHARACTERS = 16_000
-"""A webhook's body stays under 20 kB; a longer result is cut, and `status_url` has it whole."""
+"""A longer result is cut, and `status_url` has it whole. In ASCII a webhook's body stays under 20 kB."""
 
 GONE = 410
 
@@ -75,10 +75,12 @@ def after_try(
 ) -> Delivery:
     """What a try makes of a delivery: 2xx delivers it, 410 and a denied address end it, the rest waits.
 
-    `chance` is a random number from [0, 1).
+    What was delivered stays so, whatever a try that took longer than its reservation says later. `chance` is a random
+    number from [0, 1).
     """
     tries = (*delivery.tries, tried)
-    if tried.status is not None and 200 <= tried.status < 300:
+    is_accepted = tried.status is not None and 200 <= tried.status < 300
+    if is_accepted or delivery.status is DeliveryStatus.DELIVERED:
         return replace(delivery, tries=tries, status=DeliveryStatus.DELIVERED)
     made = len(tries) - delivery.round
     denied_twice = sum(t.failure == "address_denied" for t in tries[delivery.round :]) > 1
