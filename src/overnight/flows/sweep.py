@@ -88,7 +88,7 @@ class Sweep:
             if over:
                 for root in roots:
                     await self.agent.reap(root)
-                await self.workspaces.discard(job_id, saved=saved)
+                await self.workspaces.discard(roots, saved=saved)
 
     async def _is_over(self, job_id: str, roots: Sequence[Path]) -> tuple[bool, bool]:
         """And whether nothing of it is needed, because it is in an archive or its session is gone. The archive holds
