@@ -214,11 +214,14 @@ async def test_saving_is_tried_again_and_the_run_is_not(world: Any, agents: Any)
     assert len(world.agent.orders) == 1
 
 
-async def test_an_outcome_is_recorded_even_if_the_files_cannot_be_saved(world: Any, agents: Any) -> None:
+@pytest.mark.parametrize("trouble", [OSError("disk"), RuntimeError("a bug of ours")])
+async def test_an_outcome_is_recorded_even_if_the_files_cannot_be_saved(
+    world: Any, agents: Any, trouble: Exception
+) -> None:
     job = await world.submit()
 
     async def broken(name: str, source: Any, **more: Any) -> Any:
-        raise OSError("disk")
+        raise trouble
 
     world.archives.put = broken
     await world.run_next(agents.writes("a.txt", "kept", agents.done("paid for")))

@@ -8,7 +8,6 @@ import asyncio
 import logging
 from dataclasses import dataclass, replace
 
-from overnight.archive import ArchiveRefused
 from overnight.domain.archive_names import archive_name
 from overnight.domain.errors import JobNotFound, Refused, SessionNotFound, StaleAttempt
 from overnight.domain.job import Job, Session
@@ -23,7 +22,6 @@ from overnight.flows.saving import Saved, Saving, SecretsInArchive
 from overnight.flows.telling import tell_secrets, told_saved
 from overnight.flows.workspace import Workspaces
 from overnight.ports import (
-    ArchiveConflict,
     ArchiveDenied,
     ArchiveMissing,
     ArchiveTooLarge,
@@ -110,9 +108,6 @@ class Finisher:
                 raise StaleAttempt
             try:
                 return await saving.store()
-            except (ArchiveConflict, ArchiveRefused) as refused:
-                log.exception("the workspace of job %s cannot be saved", job_id)
-                raise _NotSaved from refused
             except SecretsInArchive as secrets:
                 tell_secrets(secrets.scan, attempt.events)
                 raise _NotSaved(reason="secrets") from secrets
@@ -125,6 +120,10 @@ class Finisher:
                 log.exception("could not save the workspace of job %s", job_id)
                 if delay is not None:
                     await asyncio.sleep(delay)
+            except Exception as broken:
+                # It would fail again: an archive that is refused, or a bug of ours. The run is paid for either way.
+                log.exception("the workspace of job %s cannot be saved", job_id)
+                raise _NotSaved from broken
         raise _NotSaved
 
     async def _set_aside(self, attempt: Attempt, not_saved: _NotSaved) -> None:
