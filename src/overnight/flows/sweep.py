@@ -77,9 +77,11 @@ class Sweep:
         await self.let_in(job.owner)
 
     async def _ring_lost_bells(self) -> None:
+        """At once: a queue that syncs to a disk then does it for all of them together."""
         now = self.clock.now()
-        for job_id in await self.index.runnable(now=now, limit=BELLS_AT_ONCE):
-            await self.queue.send(job_id, at=now)
+        async with asyncio.TaskGroup() as bells:
+            for job_id in await self.index.runnable(now=now, limit=BELLS_AT_ONCE):
+                bells.create_task(self.queue.send(job_id, at=now))
 
     async def _clear_leftovers(self) -> None:
         """Delete directories that no attempt will go on from, after killing what may still run in them."""
