@@ -8,7 +8,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, replace
 
-from overnight.domain.archive_names import archive_name
+from overnight.domain.archive_names import alias_name, archive_name
 from overnight.domain.errors import JobNotFound, Refused, SessionNotFound, StaleAttempt
 from overnight.domain.job import Job, Session
 from overnight.domain.outcome import Ending, Outcome
@@ -170,7 +170,8 @@ class Finisher:
             log.exception("could not publish the archive of session %s", job.session_id)
 
     async def _keep(self, job: Job, session: Session, saved: Saved | None) -> None:
-        """Keep the workspace for the session's next job, unless the session is gone already."""
+        """Keep the workspace for the session's next job, unless the session is gone: then nothing may stay that its
+        erasure, which was faster, has not seen."""
         if saved is None:
             return
         await self.workspaces.keep(job, session, saved)
@@ -178,6 +179,7 @@ class Finisher:
             await self.store.session(session.session_id)
         except SessionNotFound:
             await self.workspaces.forget_kept(session.session_id)
+            await self.workspaces.forget(alias_name(session.session_id))
         except StorageError:
             log.warning("could not look for session %s", session.session_id, exc_info=True)
 
