@@ -344,3 +344,15 @@ async def test_a_session_that_is_erased_while_it_is_stored_leaves_no_archive(
     store._put, store.trouble = erased, None
     await late(world).once()
     assert await world.archives.listing("claude-code/") == []
+
+
+async def test_there_is_a_place_for_it_before_the_disk_can_fill(world: Any, store: Store) -> None:
+    seen = []
+
+    async def looks(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
+        seen.append([path.name for path in order.workspace.root.parents[1].iterdir()])
+        return Outcome(ending=Ending.DONE, result="", cost_usd=0.1)
+
+    await world.submit()
+    await world.run_next(looks)
+    assert "unsaved" in seen[0]

@@ -336,6 +336,7 @@ class Workspaces:
         """Only what `job` left, from the attempt `oldest` on, if it is given."""
         root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
+            self.unsaved.make_room()
             return self.unsaved.take(session, root, job.job_id if job else None, oldest)
         except OSError:
             log.warning("session %s cannot go on in what it left", session.session_id, exc_info=True)
