@@ -202,7 +202,7 @@ class Workspaces:
             log.warning("could not delete %s", archive, exc_info=True)
 
     async def drop_checkpoints(self, job: Job) -> None:
-        """Delete those of all attempts of the job. Best effort."""
+        """Delete those of the attempt and of those before it: the job may have been sent again by now. Best effort."""
         ours = f"{archives_of(job.session_id)}{job.job_id}."
         try:
             names = [archive.name for archive in await self._archives.listing(ours)]
@@ -211,7 +211,7 @@ class Workspaces:
             return
         for name in names:
             parsed = parse_archive_name(name)
-            if parsed is not None and parsed.checkpoint is not None:
+            if parsed is not None and parsed.checkpoint is not None and parsed.attempt <= job.attempt:
                 await self.forget(name)
 
     async def keep(self, job: Job, session: Session, saved: Saved) -> None:
