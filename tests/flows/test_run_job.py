@@ -243,13 +243,13 @@ async def test_a_job_that_is_sent_again_at_its_end_keeps_the_directory_it_runs_i
         asyncio.Event(),
         asyncio.Event(),
     )
-    runs = []
+    runs: list[asyncio.Task[None]] = []
 
     async def works(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
         started.set()
         await over.wait()
         (order.workspace.files / "second").write_text("second")
-        return agents.done()
+        return Outcome(ending=Ending.DONE, result="")
 
     async def slow(*names: str) -> None:
         await publish(*names)
