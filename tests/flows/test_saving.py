@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from overnight.domain.job import Status
+from overnight.domain.keys import LOCAL
 from overnight.domain.outcome import Ending, Outcome
+from overnight.flows.sessions import erase
 from overnight.ports import ArchiveConflict, RunOrder, Stop
 
 
@@ -123,6 +125,39 @@ async def test_a_worker_frozen_while_it_saves_changes_nothing_when_it_wakes(worl
     await run
     assert await state(world, job) == before
     assert (await stored(world, f"claude-code/{job.session_id}.zip")).read("a") == b"second"
+
+
+async def test_a_worker_that_wakes_after_its_session_was_erased_leaves_nothing_of_it(
+    world: Any, agents: Any
+) -> None:
+    job = await world.submit()
+    frozen, awake = asyncio.Event(), asyncio.Event()
+    put = world.archives.put
+
+    async def freezes(name: str, source: Any, **more: Any) -> Any:
+        if name.endswith(".1.zip"):
+            frozen.set()
+            await awake.wait()
+        return await put(name, source, **more)
+
+    world.archives.put = freezes
+    world.agent.acts.append(agents.writes("a", "first", agents.done("first")))
+    run = world.begin(world.machine("first"), worker="frozen")
+    await frozen.wait()
+    world.roster.dead.add("frozen")
+    await world.sweep().once()
+    await world.run_next(agents.writes("a", "second", agents.done("second")), on=world.machine("second"))
+    await erase(
+        job.session_id,
+        caller=LOCAL,
+        store=world.store,
+        archives=world.archives,
+        kept=world.kept,
+        clock=world.clock,
+    )
+    awake.set()
+    await run
+    assert await world.archives.listing("claude-code/") == []
 
 
 @pytest.mark.parametrize("trouble", [OSError("gone"), ArchiveConflict("another one has the name")])

@@ -186,8 +186,12 @@ class Finisher:
     async def _retract(self, job: Job) -> None:
         """What a stale attempt has stored goes, unless it was this attempt that finished the job."""
         try:
-            current = (await self.store.snapshot(job.job_id)).job
-        except (JobNotFound, StorageError):
-            return  # Who erases the session lists its archives; in doubt retention does.
-        if current.archive != archive_name(job):
+            pointed_at = (await self.store.snapshot(job.job_id)).job.archive
+        except JobNotFound:
+            pointed_at = (
+                None  # The session is erased, maybe before this was stored: nobody else will find it.
+            )
+        except StorageError:
+            return  # Retention deletes it, if nothing points at it.
+        if pointed_at != archive_name(job):
             await self.workspaces.forget(archive_name(job))
