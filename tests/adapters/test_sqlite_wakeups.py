@@ -106,3 +106,15 @@ def test_processes_with_another_temporary_directory_meet(tmp_path: Path) -> None
         temporary.mkdir()
         assert socket_directory(deep, temporary).parent == tmp_path / "one"
     assert os.listdir(deep) == ["wake.path"]  # noqa: PTH208 - names alone
+
+
+def test_no_link_is_followed_to_the_sockets(tmp_path: Path) -> None:
+    """In /tmp anybody could put it there before us: our sockets, and what we clean up, would be elsewhere."""
+    deep, temporary, elsewhere = tmp_path / ("d" * 100), tmp_path / "tmp", tmp_path / "elsewhere"
+    for directory in (deep, temporary, elsewhere):
+        directory.mkdir()
+    place = socket_directory(deep, temporary)
+    place.rmdir()
+    place.symlink_to(elsewhere)
+    with pytest.raises(PermissionError, match="link"):
+        socket_directory(deep, temporary)

@@ -121,6 +121,7 @@ NEEDS_ALL_SESSIONS = {
     "test_a_check_sees_how_the_owner_stands",
     "test_the_whole_queue_has_a_limit",
     "test_a_job_that_its_owners_limit_held_is_found_and_let_in",
+    "test_a_worker_that_waits_for_a_bell_wakes_when_a_held_job_is_let_in",
 }
 """No object of a ledger knows how many jobs wait for all owners, nor which jobs a limit holds (docs/decisions/0081)."""
 NOT_KEPT_BY_CLOUDFLARE = {

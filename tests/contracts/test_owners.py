@@ -22,10 +22,12 @@ from overnight.domain.keys import LOCAL, Caller, KeyLimits, Scope
 from overnight.domain.outcome import Ending, Outcome
 from overnight.domain.standing import Standing, day_of, room_to_run, room_to_wait, still_no_room
 from overnight.domain.transitions import cancel, finish, resend, seen_by, start
-from overnight.ports import Books, Clock, Entropy, Idempotency, JobIndex, JobStore, Owners
+from overnight.flows.bells import ring
+from overnight.ports import Books, Clock, Entropy, Idempotency, JobIndex, JobStore, Owners, Queue
 
 Submitted = Callable[..., Awaitable[Job]]
 DAY = 86400.0
+PATIENCE = 10.0
 
 
 def named(owner: str, **limits: float) -> Caller:
@@ -279,6 +281,25 @@ async def test_a_job_that_its_owners_limit_held_is_found_and_let_in(
     await store.change(waiting[0].job_id, release(now=clock.now()))
     assert (await begun(store, waiting[0], clock)).waiting_for is None
     assert await owners.held("alice", limit=9) == [job.job_id for job in waiting[1:]]
+
+
+async def test_a_worker_that_waits_for_a_bell_wakes_when_a_held_job_is_let_in(
+    store: JobStore, queue: Queue, submitted: Submitted, clock: Clock
+) -> None:
+    runs, waits = [await submitted(store, caller=named("alice", max_running=1)) for _ in range(2)]
+    await begun(store, runs, clock)
+    for job in (runs, waits):
+        await queue.send(job.job_id, at=clock.now())
+    for bell in await queue.receive(limit=2, visibility_seconds=30.0, wait_seconds=0.0):
+        await queue.ack(bell)
+    decide = hold(waiting_for=WaitingFor.OWNER_LIMIT, at=clock.now() + 3600.0)
+    await ring(queue, (await store.change(waits.job_id, decide)).rings)
+    async with asyncio.timeout(PATIENCE):
+        waiting = asyncio.create_task(queue.receive(limit=1, visibility_seconds=30.0, wait_seconds=3600.0))
+        await asyncio.sleep(0)
+        let_in = await store.change(waits.job_id, release(now=clock.now()))
+        await ring(queue, let_in.rings)
+        assert [bell.job_id for bell in await waiting] == [waits.job_id]
 
 
 async def test_a_job_is_not_held_by_a_limit_that_is_over(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from overnight.domain.delivery import (
     DELAYS,
     JITTER,
-    MAX_RESULT_CHARACTERS,
+    MAX_RESULT_BYTES,
     MAX_RETRY_AFTER,
     after_try,
     body_of,
@@ -70,10 +70,26 @@ def test_the_body_says_how_the_run_was_kept_apart() -> None:
     assert (body["isolation"], body["isolation_properties"]) == ("landlock", held)
 
 
-def test_a_long_result_is_cut_and_the_body_says_so() -> None:
-    body = json.loads(body_of(replace(JOB, result="ä" * (MAX_RESULT_CHARACTERS + 1))))
-    assert (len(body["result"]), body["result_truncated"]) == (MAX_RESULT_CHARACTERS, True)
-    assert not json.loads(body_of(replace(JOB, result="ä" * MAX_RESULT_CHARACTERS)))["result_truncated"]
+@pytest.mark.parametrize("character", ["a", "ä", "☀", "\n", "\x01", "\ud800"])
+def test_a_long_result_is_cut_and_the_body_says_so(character: str) -> None:
+    """A webhook of less than 20 kB is promised, whatever its characters take."""
+    text = body_of(replace(JOB, result=character * 100_000))
+    body = json.loads(text)
+    assert body["result_truncated"]
+    assert character * 2_000 in body["result"]
+    assert MAX_RESULT_BYTES * 0.99 < len(text.encode(errors="replace")) < 20_000
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=0x400), max_size=200).map(lambda text: text * 80))
+def test_what_is_sent_of_a_result_is_its_beginning(result: str) -> None:
+    body = json.loads(body_of(replace(JOB, result=result)))
+    assert result.startswith(body["result"])
+    assert body["result_truncated"] == (body["result"] != result)
+
+
+def test_a_result_that_fits_is_sent_whole() -> None:
+    body = json.loads(body_of(replace(JOB, result="a" * (MAX_RESULT_BYTES - 2))))
+    assert not body["result_truncated"]
 
 
 def test_one_process_takes_a_due_delivery() -> None:

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from overnight.domain.delivery import DELAYS, JITTER, MAX_RESULT_CHARACTERS, MAX_RETRY_AFTER, body_of
+from overnight.domain.delivery import DELAYS, JITTER, MAX_RESULT_BYTES, MAX_RETRY_AFTER, body_of
 from overnight.domain.job import Job, Status
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "webhooks.md").read_text()
@@ -34,4 +34,4 @@ def test_the_numbers_in_the_text_are_the_real_ones() -> None:
     assert f"±{JITTER * 100:.0f} %" in PAGE
     assert f"about {sum(DELAYS) / 3600:.0f} hours" in PAGE
     assert f"longer, up to {MAX_RETRY_AFTER / 3600:.0f} hours" in PAGE
-    assert f"more than {MAX_RESULT_CHARACTERS:,} characters".replace(",", " ") in PAGE
+    assert f"more than {MAX_RESULT_BYTES:,} bytes".replace(",", " ") in PAGE

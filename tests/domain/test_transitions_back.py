@@ -1,6 +1,7 @@
 """Each rule alone, as a pure function: back to the queue, checkpoints, lost workers, cancelling, sending again."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.domain.jobs import ARCHIVE, BEGIN, DONE, END, NOW, POLICY, accepted, after, kinds, lost
@@ -8,7 +9,10 @@ from tests.domain.jobs import ARCHIVE, BEGIN, DONE, END, NOW, POLICY, accepted, 
 from overnight.domain.errors import (
     CancelRequested,
     ErrorCode,
+    JobNotFound,
+    LineFull,
     NotRetryable,
+    Refused,
     StaleAttempt,
 )
 from overnight.domain.job import (
@@ -25,6 +29,7 @@ from overnight.domain.job import (
 )
 from overnight.domain.outcome import Ending, Outcome, failed
 from overnight.domain.transitions import (
+    MAX_LINE,
     cancel,
     checkpoint,
     finish,
@@ -191,6 +196,28 @@ def test_a_dead_letter_is_sent_again_with_its_limits_reset() -> None:
     assert change.session.line == ("j",)
     assert resend(now=NOW)(change.job, change.session) is None
     assert after(change, start(worker="v", now=NOW + 9, lease_seconds=1.0, isolation="none")).job.attempt == 2
+
+
+def test_a_dead_letter_that_is_sent_again_after_weeks_still_waits_for_a_rate_limit() -> None:
+    outcome, later = failed(ErrorCode.TIMEOUT, "too long"), NOW + 30 * 86400.0
+    change = after(accepted(), BEGIN, finish(outcome, attempt=1, now=NOW, archive=None, delivery_id="m"))
+    job, limited = after(change, resend(now=later)).job, failed(ErrorCode.RATE_LIMITED, "wait")
+    assert returns_at(job, limited, policy=POLICY, now=later, chance=0.5) is not None
+    too_late = later + POLICY.rate_limit_patience
+    assert returns_at(job, limited, policy=POLICY, now=too_late, chance=0.5) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "refusal"),
+    [({"erased_at": NOW}, JobNotFound), ({"line": tuple(map(str, range(MAX_LINE)))}, LineFull)],
+)
+def test_a_dead_letter_is_not_sent_again_into_a_session_that_goes_or_is_full(
+    state: Any, refusal: type[Refused]
+) -> None:
+    outcome = failed(ErrorCode.TIMEOUT, "too long")
+    change = after(accepted(), BEGIN, finish(outcome, attempt=1, now=NOW, archive=None, delivery_id="m"))
+    with pytest.raises(refusal):
+        resend(now=NOW)(change.job, replace(change.session, **state))
 
 
 def test_only_a_failed_job_is_sent_again() -> None:

@@ -171,7 +171,7 @@ class Stage:
         archive = await archive_of(self.service, job["session_id"])
         assert archive.read("count.txt") == b"once\n"
         assert [*(self.service.data / "runs").iterdir()] == []
-        assert not (self.service.data / "unsaved").exists()
+        assert [*(self.service.data / "unsaved").iterdir()] == []
 
     async def has_settled(self, session_id: str) -> bool | None:
         """For `eventually`: True once the second worker has done what comes after the final status."""

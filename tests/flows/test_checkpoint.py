@@ -98,6 +98,23 @@ async def test_after_the_finish_no_checkpoint_is_left(world: Any) -> None:
     ]
 
 
+async def test_a_job_that_is_sent_again_at_its_end_keeps_its_new_checkpoint(world: Any) -> None:
+    job, publish = await world.submit(), world.archives.publish
+    newer, content = f"claude-code/{job.session_id}/{job.job_id}.2.c1.zip", world.data / "checkpoint"
+
+    async def meanwhile(name: str, alias: str) -> None:
+        """The next attempt is on another machine, and stores what it has done."""
+        await publish(name, alias)
+        await world.archives.fetch(name, content)
+        await world.archives.put(newer, content)
+        await world.store.change(job.job_id, transitions.resend(now=world.clock.now()))
+
+    world.archives.publish = meanwhile
+    too_slow = failed(ErrorCode.TIMEOUT, "too slow")
+    await world.run_next(works_until(world, job.job_id, "checkpoint.saved", too_slow))
+    assert newer in await names(world)
+
+
 async def test_a_newer_checkpoint_takes_the_place_of_the_one_before(world: Any) -> None:
     job = await world.submit()
 

@@ -1,17 +1,23 @@
 """One attempt, from the bell to a final status or back to the queue."""
 
 import asyncio
+import errno
 import io
 import itertools
+import shutil
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from overnight.archive import remove_tree
 from overnight.domain import transitions
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import Status, WaitingFor
 from overnight.domain.outcome import Ending, Outcome, failed
+from overnight.domain.transitions import resend
+from overnight.flows.bells import ring
 from overnight.ports import RunOrder, Stop, StorageBusy, StorageFailed
 
 BUSY = failed(ErrorCode.OVERLOADED, "busy")
@@ -208,11 +214,14 @@ async def test_saving_is_tried_again_and_the_run_is_not(world: Any, agents: Any)
     assert len(world.agent.orders) == 1
 
 
-async def test_an_outcome_is_recorded_even_if_the_files_cannot_be_saved(world: Any, agents: Any) -> None:
+@pytest.mark.parametrize("trouble", [OSError("disk"), RuntimeError("a bug of ours")])
+async def test_an_outcome_is_recorded_even_if_the_files_cannot_be_saved(
+    world: Any, agents: Any, trouble: Exception
+) -> None:
     job = await world.submit()
 
     async def broken(name: str, source: Any, **more: Any) -> Any:
-        raise OSError("disk")
+        raise trouble
 
     world.archives.put = broken
     await world.run_next(agents.writes("a.txt", "kept", agents.done("paid for")))
@@ -224,6 +233,67 @@ async def test_an_outcome_is_recorded_even_if_the_files_cannot_be_saved(world: A
     assert told == [{"kept_in": place.name}]
 
 
+async def test_a_job_that_is_sent_again_at_its_end_keeps_the_directory_it_runs_in(
+    world: Any, agents: Any
+) -> None:
+    """What the first attempt still has to delete is its own, wherever the second one is by then."""
+    job, publish, started, over = (
+        await world.submit(),
+        world.archives.publish,
+        asyncio.Event(),
+        asyncio.Event(),
+    )
+    runs: list[asyncio.Task[None]] = []
+
+    async def works(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
+        started.set()
+        await over.wait()
+        (order.workspace.files / "second").write_text("second")
+        return Outcome(ending=Ending.DONE, result="")
+
+    async def slow(*names: str) -> None:
+        await publish(*names)
+        if not runs:
+            await ring(
+                world.queue, (await world.store.change(job.job_id, resend(now=world.clock.now()))).rings
+            )
+            world.agent.acts.append(works)
+            runs.append(world.begin(world.machine("here")))
+            await started.wait()
+
+    world.archives.publish = slow
+    await world.run_next(agents.writes("first", "first", failed(ErrorCode.TIMEOUT, "too slow")))
+    over.set()
+    await runs[0]
+    assert (await world.job(job.job_id)).status is Status.COMPLETED
+    names = (await read(world, f"claude-code/{job.session_id}.zip")).namelist()
+    assert {"first", "second"} <= set(names)
+
+
+async def test_nobody_goes_on_in_what_is_half_deleted(
+    world: Any, agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await world.submit()
+
+    def cut_off(path: Path) -> None:
+        if (path / "files" / "first").exists():
+            shutil.rmtree(path / "baseline")
+            shutil.rmtree(path / "files")
+            raise OSError("the power went")
+        remove_tree(path)
+
+    with monkeypatch.context() as power:
+        power.setattr("overnight.flows.places.remove_tree", cut_off)
+        power.setattr("overnight.flows.workspace.remove_tree", cut_off)
+        await world.run_next(agents.writes("first", "first", failed(ErrorCode.TIMEOUT, "too slow")))
+    await ring(world.queue, (await world.store.change(job.job_id, resend(now=world.clock.now()))).rings)
+    await world.run_next(agents.writes("second", "second", agents.done()))
+    names = (await read(world, f"claude-code/{job.session_id}.zip")).namelist()
+    assert {"first", "second"} <= set(names)
+    await world.sweep().once()
+    assert list((world.data / "runs").iterdir()) == []
+
+
 async def test_a_session_whose_archive_is_gone_fails_clearly_and_once(world: Any, agents: Any) -> None:
     first = await world.submit()
     await world.run_next(agents.writes("a", "a", agents.done()))
@@ -233,6 +303,23 @@ async def test_a_session_whose_archive_is_gone_fails_clearly_and_once(world: Any
     ended = await world.job(second.job_id)
     assert (ended.status, ended.error.code) == (Status.FAILED, ErrorCode.SESSION_UNAVAILABLE)
     assert len(world.agent.orders) == 1
+
+
+async def test_a_restore_that_filled_the_disk_leaves_nothing_on_it_while_the_job_waits(
+    world: Any, agents: Any
+) -> None:
+    first = await world.submit()
+    await world.run_next(agents.writes("a", "a", agents.done()))
+
+    async def fills(_name: str, target: Any) -> None:
+        target.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "no space left")
+
+    world.archives.fetch = fills
+    second = await world.submit(session_id=first.session_id)
+    await world.run_next()
+    assert (await world.job(second.job_id)).status is Status.QUEUED
+    assert list((world.data / "runs").iterdir()) == []
 
 
 async def test_a_broken_agent_is_an_internal_error_and_the_job_is_tried_again(world: Any) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from overnight.domain.job import Status
+from overnight.domain.keys import LOCAL
 from overnight.domain.outcome import Ending, Outcome
+from overnight.flows.sessions import erase
 from overnight.ports import ArchiveConflict, RunOrder, Stop
 
 
@@ -125,6 +127,39 @@ async def test_a_worker_frozen_while_it_saves_changes_nothing_when_it_wakes(worl
     assert (await stored(world, f"claude-code/{job.session_id}.zip")).read("a") == b"second"
 
 
+async def test_a_worker_that_wakes_after_its_session_was_erased_leaves_nothing_of_it(
+    world: Any, agents: Any
+) -> None:
+    job = await world.submit()
+    frozen, awake = asyncio.Event(), asyncio.Event()
+    put = world.archives.put
+
+    async def freezes(name: str, source: Any, **more: Any) -> Any:
+        if name.endswith(".1.zip"):
+            frozen.set()
+            await awake.wait()
+        return await put(name, source, **more)
+
+    world.archives.put = freezes
+    world.agent.acts.append(agents.writes("a", "first", agents.done("first")))
+    run = world.begin(world.machine("first"), worker="frozen")
+    await frozen.wait()
+    world.roster.dead.add("frozen")
+    await world.sweep().once()
+    await world.run_next(agents.writes("a", "second", agents.done("second")), on=world.machine("second"))
+    await erase(
+        job.session_id,
+        caller=LOCAL,
+        store=world.store,
+        archives=world.archives,
+        kept=world.kept,
+        clock=world.clock,
+    )
+    awake.set()
+    await run
+    assert await world.archives.listing("claude-code/") == []
+
+
 @pytest.mark.parametrize("trouble", [OSError("gone"), ArchiveConflict("another one has the name")])
 async def test_a_stale_attempt_that_cannot_save_leaves_its_workspace_to_the_next(
     world: Any, agents: Any, trouble: Exception
@@ -153,7 +188,7 @@ async def test_a_stale_attempt_that_cannot_save_leaves_its_workspace_to_the_next
     assert [name.rpartition("/")[2] for name in tries] == [f"{job.job_id}.1.zip", f"{job.job_id}.2.zip"]
     archive = await stored(world, (await world.job(job.job_id)).archive)
     assert (archive.read("a"), archive.read("b")) == (b"first", b"second")
-    assert not (world.data / "unsaved").exists()
+    assert list((world.data / "unsaved").iterdir()) == []
 
 
 async def test_an_older_archive_is_not_published_over_a_newer_one(world: Any, agents: Any) -> None:

@@ -1,7 +1,12 @@
 """The repairs: each is idempotent, and each mends what one kind of death leaves behind."""
 
+from dataclasses import replace
 from typing import Any
 
+from overnight.adapters.sqlite.database import open_database
+from overnight.adapters.sqlite.index import SqliteIndex
+from overnight.adapters.sqlite.queue import SqliteQueue
+from overnight.adapters.sqlite.store import SqliteStore
 from overnight.domain import transitions
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import Status
@@ -68,6 +73,17 @@ async def test_a_lost_bell_is_rung_again(world: Any) -> None:
     await world.queue.ack(await world.bell())
     await world.sweep().once()
     assert (await world.bell()).job_id == job.job_id
+
+
+async def test_a_long_queue_costs_a_sweep_few_transactions(world: Any) -> None:
+    async with open_database(world.data) as database:
+        world.store = SqliteStore(database, world.wakeups, world.clock)
+        world.queue = SqliteQueue(database, world.wakeups, world.clock, world.entropy)
+        for _ in range(50):
+            await world.submit()
+        before = database.commits
+        await replace(world.sweep(), index=SqliteIndex(database)).once()
+        assert 1 <= database.commits - before <= 5
 
 
 async def test_directories_of_finished_jobs_are_deleted_and_those_of_waiting_ones_stay(

@@ -456,3 +456,15 @@ async def test_a_conversation_that_is_left_out_late_is_an_event_too(world: Any, 
     await late(world).once()
     archive = (await world.job(job.job_id)).archive
     assert await world.told(job.job_id, "conversation.left_out") == [{"archive": archive, "late": True}]
+
+
+async def test_there_is_a_place_for_it_before_the_disk_can_fill(world: Any, store: Store) -> None:
+    seen = []
+
+    async def looks(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
+        seen.append([path.name for path in order.workspace.root.parents[1].iterdir()])
+        return Outcome(ending=Ending.DONE, result="", cost_usd=0.1)
+
+    await world.submit()
+    await world.run_next(looks)
+    assert "unsaved" in seen[0]

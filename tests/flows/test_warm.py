@@ -294,6 +294,27 @@ async def test_nothing_is_kept_of_a_session_that_was_erased_meanwhile(world: Any
     assert await world.archives.listing("claude-code/") == []
 
 
+async def test_an_alias_that_is_published_after_an_erasure_goes_too(world: Any) -> None:
+    """A copy that began before it ends after it, in a store that is far away."""
+    job, copy = await world.submit(), world.data / "copy"
+
+    async def slow(name: str, alias: str) -> None:
+        await world.archives.fetch(name, copy)
+        await erase(
+            job.session_id,
+            caller=LOCAL,
+            store=world.store,
+            archives=world.archives,
+            kept=world.kept,
+            clock=world.clock,
+        )
+        await world.archives.put(alias, copy)
+
+    world.archives.publish = slow
+    await world.run_next(builds)
+    assert await world.archives.listing("claude-code/") == []
+
+
 async def test_a_workspace_is_deleted_once_its_session_was_erased_on_another_machine(world: Any) -> None:
     session, kept = await first_of(world)
     await world.housekeeping().once()

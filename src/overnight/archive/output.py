@@ -33,11 +33,15 @@ class FileSink:
 
 
 class StreamSink:
+    """A file without a buffer may take less than it is given, as one does whose disk is about to be full."""
+
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
     def write(self, data: bytes | memoryview, /) -> None:
-        self._file.write(data)
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
         self._file.flush()
 
 

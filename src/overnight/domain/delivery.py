@@ -10,8 +10,10 @@ DELAYS = (0.0, 5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 8
 """Seconds before each try: ten tries over about 76 hours (facts: security 6)."""
 JITTER = 0.2
 MAX_RETRY_AFTER = 86400.0
-MAX_RESULT_CHARACTERS = 16_000
-"""A longer result is cut, and `status_url` has it whole. In ASCII a webhook's body stays under 20 kB."""
+MAX_RESULT_BYTES = 16_000
+"""In JSON: a webhook's body stays under 20 kB. A longer result is cut, and `status_url` has it whole."""
+_LONGEST_ESCAPE = 6
+"""Bytes that a character takes in JSON at most."""
 
 GONE = 410
 
@@ -33,15 +35,14 @@ def owe(job: Job, *, delivery_id: str, now: float) -> Delivery:
 
 def body_of(job: Job) -> str:
     """JSON: what the receiver needs to act, without a second request unless the result is long."""
-    result = job.result
-    truncated = result is not None and len(result) > MAX_RESULT_CHARACTERS
+    result = job.result if job.result is None else _beginning(job.result)
     body = {
         "type": f"job.{job.status}",
         "job_id": job.job_id,
         "session_id": job.session_id,
         "status": job.status,
-        "result": result[:MAX_RESULT_CHARACTERS] if result is not None else None,
-        "result_truncated": truncated,
+        "result": result,
+        "result_truncated": result != job.result,
         "error": _error(job.error),
         "cost_usd": job.cost_usd,
         "num_turns": job.num_turns,
@@ -54,7 +55,19 @@ def body_of(job: Job) -> str:
         "status_url": f"/status/{job.job_id}",
         "metadata": job.metadata,
     }
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _json(body)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _beginning(text: str) -> str:
+    """As much of it as may be sent."""
+    text = text[:MAX_RESULT_BYTES]
+    while (over := len(_json(text).encode(errors="replace")) - MAX_RESULT_BYTES) > 0:
+        text = text[: -max(over // _LONGEST_ESCAPE, 1)]
+    return text
 
 
 def _error(error: JobError | None) -> dict[str, object] | None:

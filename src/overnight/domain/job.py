@@ -93,6 +93,8 @@ class Job:
 
     `charged_attempt` is the last one whose usage is in it; one whose worker died is not.
 
+    `resent_at` is when it was last sent again as a dead letter.
+
     `owner` is its session's, "" if it came without a key. `key_id`, `max_running`, `daily_budget_usd` and `models`
     are of the key that it came with: a job keeps the limits that it was accepted under.
 
@@ -123,6 +125,7 @@ class Job:
     usage: Usage = field(default_factory=Usage)
     cost_usd: float = 0.0
     charged_attempt: int = 0
+    resent_at: float | None = None
     num_turns: int = 0
     isolation: str | None = None
     isolation_properties: dict[str, bool] = field(default_factory=dict)

@@ -54,8 +54,8 @@ class RetryPolicy:
 
     `jitter` spreads each by that share both ways. `max_losses` is how many workers may die under a job: a
     death is seldom the job's fault, but a job that takes its worker down with it must end too.
-    `rate_limit_patience` is how long after its acceptance a job may still be parked on a rate limit or on the
-    budget of its owner's day.
+    `rate_limit_patience` is how long after its acceptance, or after it was sent again, a job may still be parked on a
+    rate limit or on the budget of its owner's day.
     """
 
     delays: tuple[float, ...] = (10.0, 60.0, 300.0)
@@ -107,7 +107,8 @@ def _after_rate_limit(
         if resume_at is not None
         else now + _spread(guess, policy.jitter, chance)
     )
-    return at if at - job.created_at <= policy.rate_limit_patience else None
+    since = job.created_at if job.resent_at is None else job.resent_at
+    return at if at - since <= policy.rate_limit_patience else None
 
 
 def _spread(seconds: float, jitter: float, chance: float) -> float:

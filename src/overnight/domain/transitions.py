@@ -74,8 +74,7 @@ def submit(
         session = session or Session(
             session_id=session_id, created_at=now, updated_at=now, owner=caller.owner
         )
-        if len(session.line) >= MAX_LINE:
-            raise LineFull("the session has as many waiting jobs as it may have")
+        line = _joined(session, job_id)
         job = Job(
             job_id=job_id,
             session_id=session_id,
@@ -91,7 +90,7 @@ def submit(
             models=caller.limits.models,
         )
         job, event = tell(job, "job.queued", now, {"position": len(session.line)})
-        session = replace(session, line=(*session.line, job_id), jobs=session.jobs + 1, updated_at=now)
+        session = replace(session, line=line, jobs=session.jobs + 1, updated_at=now)
         return Change(job=job, session=session, events=(event,), rings=(Ring(job_id=job_id, at=now),))
 
     return admit
@@ -302,13 +301,19 @@ def cancel(*, now: float, delivery_id: str) -> Decide:
 
 
 def resend(*, now: float) -> Decide:
-    """Send a dead letter again: it joins the end of its session's line with its limits reset. Idempotent."""
+    """Send a dead letter again: it joins the end of its session's line with its limits reset. Idempotent.
+
+    Not into a session that is being erased, which would take the job with it.
+    """
 
     def decide(job: Job, session: Session) -> Change | None:
         if not job.status.final:
             return None
         if job.status is not Status.FAILED:
             raise NotRetryable("only a failed job can be sent again")
+        if session.erased_at is not None:
+            raise JobNotFound("no such job")
+        line = _joined(session, job.job_id)
         job = replace(
             job,
             status=Status.QUEUED,
@@ -320,13 +325,21 @@ def resend(*, now: float) -> Decide:
             failures=0,
             losses=0,
             parks=0,
+            resent_at=now,
             cancel_requested_at=None,
         )
         job, event = tell(job, "job.resent", now, {"position": len(session.line)})
-        session = replace(session, line=(*session.line, job.job_id), updated_at=now)
+        session = replace(session, line=line, updated_at=now)
         return Change(job=job, session=session, events=(event,), rings=(Ring(job_id=job.job_id, at=now),))
 
     return decide
+
+
+def _joined(session: Session, job_id: str) -> tuple[str, ...]:
+    """The session's line with this job at its end."""
+    if len(session.line) >= MAX_LINE:
+        raise LineFull("the session has as many waiting jobs as it may have")
+    return (*session.line, job_id)
 
 
 def _held(job: Job, attempt: int) -> Lease:

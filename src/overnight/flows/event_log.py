@@ -39,6 +39,8 @@ class EventLog:
         self._notes: list[Note] = []
         self._some = asyncio.Event()
         self._closing = asyncio.Event()
+        self._flushing = asyncio.Lock()
+        """What was noted first is written first, whoever asks for it and however long the store takes."""
 
     def emit(self, kind: str, data: Mapping[str, Any]) -> None:
         """Note something that happened now, without secrets. Never blocks; it is durable after the next flush."""
@@ -46,16 +48,17 @@ class EventLog:
         self._some.set()
 
     async def flush(self) -> None:
-        """Write what has been noted. Raises Refused if the attempt is stale, StorageError."""
-        notes, self._notes = self._notes, []
-        self._some.clear()
-        if not notes:
-            return
-        try:
-            await self._store.change(self._job.job_id, record(notes, attempt=self._job.attempt))
-        except StorageError:
-            self._notes = notes + self._notes
-            raise
+        """Write all that has been noted. Raises Refused if the attempt is stale, StorageError."""
+        async with self._flushing:
+            notes, self._notes = self._notes, []
+            self._some.clear()
+            if not notes:
+                return
+            try:
+                await self._store.change(self._job.job_id, record(notes, attempt=self._job.attempt))
+            except StorageError:
+                self._notes = notes + self._notes
+                raise
 
     @contextlib.asynccontextmanager
     async def flowing(self) -> AsyncIterator[None]:

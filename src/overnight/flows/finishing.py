@@ -8,8 +8,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, replace
 
-from overnight.archive import ArchiveRefused
-from overnight.domain.archive_names import archive_name
+from overnight.domain.archive_names import alias_name, archive_name
 from overnight.domain.errors import JobNotFound, Refused, SessionNotFound, StaleAttempt
 from overnight.domain.job import Job, Session
 from overnight.domain.outcome import Ending, Outcome
@@ -23,7 +22,6 @@ from overnight.flows.saving import Saved, Saving, SecretsInArchive
 from overnight.flows.telling import tell_secrets, told_saved
 from overnight.flows.workspace import Workspaces
 from overnight.ports import (
-    ArchiveConflict,
     ArchiveDenied,
     ArchiveMissing,
     ArchiveTooLarge,
@@ -111,9 +109,6 @@ class Finisher:
                 raise StaleAttempt
             try:
                 return await saving.store()
-            except (ArchiveConflict, ArchiveRefused) as refused:
-                log.exception("the workspace of job %s cannot be saved", job_id)
-                raise _NotSaved from refused
             except SecretsInArchive as secrets:
                 tell_secrets(secrets.scan, attempt.events)
                 raise _NotSaved(reason="secrets") from secrets
@@ -126,6 +121,10 @@ class Finisher:
                 log.exception("could not save the workspace of job %s", job_id)
                 if delay is not None:
                     await asyncio.sleep(delay)
+            except Exception as broken:
+                # It would fail again: an archive that is refused, or a bug of ours. The run is paid for either way.
+                log.exception("the workspace of job %s cannot be saved", job_id)
+                raise _NotSaved from broken
         raise _NotSaved
 
     async def _set_aside(self, attempt: Attempt, not_saved: _NotSaved) -> None:
@@ -172,7 +171,8 @@ class Finisher:
             log.exception("could not publish the archive of session %s", job.session_id)
 
     async def _keep(self, job: Job, session: Session, saved: Saved | None) -> None:
-        """Keep the workspace for the session's next job, unless the session is gone already."""
+        """Keep the workspace for the session's next job, unless the session is gone: then nothing may stay that its
+        erasure, which was faster, has not seen."""
         if saved is None:
             return
         await self.workspaces.keep(job, session, saved)
@@ -180,14 +180,19 @@ class Finisher:
             await self.store.session(session.session_id)
         except SessionNotFound:
             await self.workspaces.forget_kept(session.session_id)
+            await self.workspaces.forget(alias_name(session.session_id))
         except StorageError:
             log.warning("could not look for session %s", session.session_id, exc_info=True)
 
     async def _retract(self, job: Job) -> None:
         """What a stale attempt has stored goes, unless it was this attempt that finished the job."""
         try:
-            current = (await self.store.snapshot(job.job_id)).job
-        except (JobNotFound, StorageError):
-            return  # Who erases the session lists its archives; in doubt retention does.
-        if current.archive != archive_name(job):
+            pointed_at = (await self.store.snapshot(job.job_id)).job.archive
+        except JobNotFound:
+            pointed_at = (
+                None  # The session is erased, maybe before this was stored: nobody else will find it.
+            )
+        except StorageError:
+            return  # Retention deletes it, if nothing points at it.
+        if pointed_at != archive_name(job):
             await self.workspaces.forget(archive_name(job))

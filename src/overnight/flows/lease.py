@@ -43,7 +43,8 @@ class RunStop:
 
 
 class Holder:
-    """Keeps leases alive for one worker. `lease_seconds` is renewed three times in its length."""
+    """Keeps leases alive for one worker. `lease_seconds` is renewed three times in its length, and while the store does
+    not answer it is asked five times in the time between two renewals."""
 
     def __init__(self, store: JobStore, wakeups: Wakeups, clock: Clock, lease_seconds: float) -> None:
         self._store = store
@@ -89,7 +90,8 @@ class Holder:
                     stop.set(StopReason.LOST)
                 elif job.cancel_requested_at is not None:
                     stop.set(StopReason.CANCEL)
-                await changes.wait(max(until - self._lease_seconds * 2 / 3 - self._clock.now(), 0.05))
+                left = until - self._lease_seconds * 2 / 3 - self._clock.now()
+                await changes.wait(max(left, self._lease_seconds / 15))
 
     async def _renewed(self, job_id: str, attempt: int) -> Job:
         decide = renew(attempt=attempt, now=self._clock.now(), lease_seconds=self._lease_seconds)

@@ -4,6 +4,8 @@ runs/{job_id}.{attempt}/
     files/      the agent's workspace
     home/       its HOME, with the conversation
     baseline/   the archive that the tree was last equal to, and its record; no run can reach it
+
+.{job_id}.{attempt}.new and .gone beside it are one that is being made or deleted.
 """
 
 import contextlib
@@ -55,6 +57,17 @@ def make_empty(root: Path) -> None:
     workspace.files.mkdir(mode=0o700)
     workspace.transcripts.mkdir(mode=0o700, parents=True)
     Baseline(root).directory.mkdir(mode=0o700)
+
+
+def delete(root: Path) -> None:
+    """Under another name from the first step on: an attempt would go on in what is half deleted. Raises OSError."""
+    gone = root
+    if not root.name.startswith("."):
+        gone = root.with_name(f".{root.name}.gone")
+        remove_tree(gone)  # of a deletion that was cut off
+        with contextlib.suppress(FileNotFoundError):
+            root.rename(gone)
+    remove_tree(gone)
 
 
 def fresh_home(root: Path) -> None:

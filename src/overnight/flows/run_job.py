@@ -179,7 +179,7 @@ class Runner:
             if await self._went_back(attempt, outcome, worth_saving=worth_saving):
                 return
             saved = await self.finisher.end(attempt, outcome, worth_saving=worth_saving)
-        await self.workspaces.discard(job.job_id, saved=saved is not None)
+        await self.workspaces.discard(self.workspaces.until(job), saved=saved is not None)
         if saved is not None:
             await attempt.checkpoints.drop()
         await self.retention.tidy(job.session_id)

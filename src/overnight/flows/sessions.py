@@ -52,7 +52,7 @@ async def start_from(
 ) -> Session:
     """Make a stranger's zip the first archive of a new session. `source` may be moved.
 
-    Raises ArchiveRefused, SessionExists, OSError; then nothing is kept.
+    Raises ArchiveRefused, SessionExists, SessionBusy, OSError; then nothing is kept.
     """
     await asyncio.to_thread(inspect, source, profile=profile)
     name = upload_name(session_id, entropy.job_id())
@@ -75,6 +75,8 @@ async def start_from(
     except ArchiveMissing:  # an erasure that was under way took it
         await store.erase(session_id)
         raise SessionBusy("the session is being erased") from None
+    except OSError:  # The session is there: the alias is a convenience, and its first job publishes it again.
+        log.exception("could not publish the archive of session %s", session_id)
     return session
 
 

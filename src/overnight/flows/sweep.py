@@ -89,9 +89,11 @@ class Sweep:
         await self.let_in(job.owner)
 
     async def _ring_lost_bells(self) -> None:
+        """At once: a queue that syncs to a disk then does it for all of them together."""
         now = self.clock.now()
-        for job_id in await self.index.runnable(now=now, limit=BELLS_AT_ONCE):
-            await self.queue.send(job_id, at=now)
+        async with asyncio.TaskGroup() as bells:
+            for job_id in await self.index.runnable(now=now, limit=BELLS_AT_ONCE):
+                bells.create_task(self.queue.send(job_id, at=now))
 
     async def _clear_leftovers(self) -> None:
         """Delete directories that no attempt will go on from, after killing what may still run in them."""
@@ -100,7 +102,7 @@ class Sweep:
             if left is not Left.NEEDED:
                 for root in roots:
                     await self.agent.reap(root)
-                await self.workspaces.discard(job_id, saved=left is Left.SAVED)
+                await self.workspaces.discard(roots, saved=left is Left.SAVED)
 
     async def _what_is_left(self, job_id: str, roots: Sequence[Path]) -> Left:
         try:

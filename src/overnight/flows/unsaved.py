@@ -88,12 +88,16 @@ class UnsavedWorkspaces:
 
     directory: Path
 
+    def make_room(self) -> None:
+        """So that `put` has to rename only: on a full disk, which is when it is needed, nothing can be made."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
     def place_of(self, job: Job) -> Path:
         return self.directory / f"{job.session_id}.{job.job_id}.{job.attempt}"
 
     def put(self, root: Path, job: Job) -> None:
         place = self.place_of(job)
-        place.parent.mkdir(parents=True, exist_ok=True)
+        self.make_room()
         (root / MARK).unlink(missing_ok=True)
         root.rename(place)
 

@@ -26,6 +26,7 @@ from overnight.domain.job import ArchiveRef, Job, Session, Snapshot
 from overnight.domain.redaction import Redactor
 from overnight.flows.places import (
     Baseline,
+    delete,
     fresh_home,
     has_conversation,
     make_empty,
@@ -118,9 +119,13 @@ class Workspaces:
     def root(self, job_id: str, attempt: int) -> Path:
         return self._runs / f"{job_id}.{attempt}"
 
+    def until(self, job: Job) -> list[Path]:
+        """Where the attempt and those before it worked on this machine, newest first."""
+        return [self.root(job.job_id, number) for number in range(job.attempt, 0, -1)]
+
     def earlier(self, job: Job) -> list[Path]:
-        """Where earlier attempts of the job worked on this machine, newest first."""
-        return [self.root(job.job_id, number) for number in range(job.attempt - 1, 0, -1)]
+        """The same without the attempt itself."""
+        return self.until(job)[1:]
 
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:
@@ -197,7 +202,7 @@ class Workspaces:
             log.warning("could not delete %s", archive, exc_info=True)
 
     async def drop_checkpoints(self, job: Job) -> None:
-        """Delete those of all attempts of the job. Best effort."""
+        """Delete those of the attempt and of those before it: the job may have been sent again by now. Best effort."""
         ours = f"{archives_of(job.session_id)}{job.job_id}."
         try:
             names = [archive.name for archive in await self._archives.listing(ours)]
@@ -206,7 +211,7 @@ class Workspaces:
             return
         for name in names:
             parsed = parse_archive_name(name)
-            if parsed is not None and parsed.checkpoint is not None:
+            if parsed is not None and parsed.checkpoint is not None and parsed.attempt <= job.attempt:
                 await self.forget(name)
 
     async def keep(self, job: Job, session: Session, saved: Saved) -> None:
@@ -220,9 +225,12 @@ class Workspaces:
     async def forget_kept(self, session_id: str) -> None:
         await asyncio.to_thread(self._warm.forget, session_id)
 
-    async def discard(self, job_id: str, *, saved: bool) -> None:
-        """Delete every directory of the job. What it had taken from `unsaved` goes back if it was not `saved`."""
-        await asyncio.to_thread(self._discard, job_id, saved)
+    async def discard(self, roots: Sequence[Path], *, saved: bool) -> None:
+        """Delete these directories of a job. What it had taken from `unsaved` goes back if it was not `saved`.
+
+        They are named, because one that they are not may be in use: the job may have been sent again by now.
+        """
+        await asyncio.to_thread(self._remove, roots, saved=saved)
 
     def place_aside(self, job: Job) -> Path:
         """Where `set_aside` keeps the attempt's workspace."""
@@ -274,7 +282,11 @@ class Workspaces:
     ) -> Prepared:
         new = _aside(root)
         await asyncio.to_thread(make_empty, new)
-        await self._restoring.restore(archive, new, owner)
+        try:
+            await self._restoring.restore(archive, new, owner)
+        except (OSError, WorkspaceUnavailable):  # It may have filled the disk.
+            await asyncio.to_thread(remove_tree, new)
+            raise
         if source is Source.CHECKPOINT:
             await asyncio.to_thread(mend_conversation, new)
         await asyncio.to_thread(_begin, new, root, session.archive_name, source is not Source.CHECKPOINT)
@@ -324,6 +336,7 @@ class Workspaces:
         """Only what `job` left, from the attempt `oldest` on, if it is given. Raises InUse."""
         root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
+            self.unsaved.make_room()
             return self.unsaved.take(session, root, job.job_id if job else None, oldest)
         except InUse:  # The session's newest files: to go on without them would leave them behind.
             raise
@@ -343,17 +356,13 @@ class Workspaces:
             _begin(new, root, session.archive_name, True)
         return taken
 
-    def _discard(self, job_id: str, saved: bool) -> None:
-        self._remove([*self._runs.glob(f"{job_id}.*"), *self._runs.glob(f".{job_id}.*")], saved=saved)
-
     def _remove(self, roots: Sequence[Path], *, saved: bool = False) -> None:
         for root in roots:
             if not saved and self.unsaved.put_back(root):
                 continue
-            with contextlib.suppress(
-                OSError
-            ):  # A sweep may be at the same tree; the next one finds what is left.
-                remove_tree(root)
+            # A sweep may be at the same tree; the next one finds what is left.
+            with contextlib.suppress(OSError):
+                delete(root)
 
 
 def _aside(root: Path) -> Path:

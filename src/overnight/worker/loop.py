@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 from overnight.flows.run_job import Runner
-from overnight.ports import Bell, Queue, StorageError
+from overnight.ports import Bell, Queue
 
 T = TypeVar("T")
 
@@ -81,7 +81,8 @@ async def _run(
 async def _next_bell(queue: Queue, wait_seconds: float) -> Bell | None:
     try:
         bells = await queue.receive(limit=1, visibility_seconds=VISIBILITY_SECONDS, wait_seconds=wait_seconds)
-    except StorageError:
+    except Exception:
+        # Whatever is wrong with a queue must not take down the runs that are under way.
         log.exception("could not receive from the queue")
         await asyncio.sleep(ERROR_PAUSE_SECONDS)
         return None

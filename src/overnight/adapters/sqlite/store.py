@@ -123,14 +123,12 @@ class SqliteStore:
         return await self._database.write(work, committed=self._announce_delivery)
 
     def _announce(self, change: Change) -> None:
-        if change.events or change.deliveries:
-            owed = any(delivery.status is DeliveryStatus.OWED for delivery in change.deliveries)
-            topics = [
-                f"job:{change.job.job_id}",
-                *(["deliveries"] if owed else []),
-                *([TOPIC] if change.rings else []),
-            ]
-            self._wakeups.announce(*topics)
+        topics = [f"job:{change.job.job_id}"] if change.events or change.deliveries else []
+        if any(delivery.status is DeliveryStatus.OWED for delivery in change.deliveries):
+            topics.append("deliveries")
+        if change.rings:
+            topics.append(TOPIC)
+        self._wakeups.announce(*topics)
 
     def _announce_jobs(self, job_ids: Sequence[str]) -> None:
         self._wakeups.announce(*(f"job:{job_id}" for job_id in job_ids))

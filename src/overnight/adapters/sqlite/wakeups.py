@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import os
 import socket
+import stat
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -141,8 +142,11 @@ def socket_directory(data_dir: Path, temporary: Path) -> Path:
     if len(os.fsencode(directory)) + LONGEST_NAME > MAX_ADDRESS_BYTES:
         directory = _recorded(data_dir / "wake.path", _short(data_dir, temporary))
     directory.mkdir(mode=0o700, exist_ok=True)
-    if directory.stat().st_uid != os.getuid():
-        raise PermissionError("the directory for wake-ups belongs to another user")
+    status = (
+        directory.lstat()
+    )  # In a directory that is everybody's, another user could have put a link there.
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise PermissionError("the directory for wake-ups is a link, or belongs to another user")
     return directory
 
 
