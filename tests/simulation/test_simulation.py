@@ -118,6 +118,19 @@ def test_messages_that_become_dead_letters_lose_no_job() -> None:
     assert ends(report) == SMALL.jobs + report.tally["resends"]
 
 
+def test_jobs_that_may_not_run_yet_cost_no_more_the_more_there_are() -> None:
+    """Four times as many jobs wait, for four times as long: each minute sees no more tries."""
+    fleet = Fleet(workers=8, owners=1, run_seconds=20.0, follow_up=0.0, load=3.0, headroom=0.04)
+    few, many = (simulate(replace(fleet, jobs=jobs), seed=6, faults=NONE) for jobs in (20, 80))
+    assert tries_again(few) > 2.0
+    assert tries_again(many) < 1.5 * tries_again(few)
+
+
+def tries_again(report: Report) -> float:
+    """A minute, of jobs that were held before."""
+    return report.tally["jobs held for their owner"] * 60.0 / report.seconds
+
+
 def test_the_same_seed_gives_the_same_run() -> None:
     assert simulate(SMALL, seed=5) == simulate(SMALL, seed=5)
 
