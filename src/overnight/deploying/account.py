@@ -10,9 +10,9 @@ import httpx
 from cloudflare.types.queues import Queue
 from cloudflare.types.queues.consumer import Consumer as Told
 
+from overnight.adapters.cloudflare.messages import MAX_RETRIES
+
 TIMEOUT_SECONDS = 30.0
-MAX_RETRIES = 20
-"""Pulls of one message before it is a dead letter. Waiting jobs use none up, so this many are trouble."""
 PULL: Literal["http_pull"] = "http_pull"
 
 T = TypeVar("T")
