@@ -31,7 +31,7 @@ class Fleet:
     owners: int = 4
     headroom: float = 1.7
     """Of what an owner's jobs would keep busy if they came evenly and nothing went wrong: so many may run at once.
-    Saving, deaths and second attempts take half as much again. With less than that more jobs come than may run, and
+    Saving, deaths and second attempts take a third as much again. With less than that more jobs come than may run, and
     those that wait become more for as long as the simulation lasts."""
     versions: int = 3
     """Of a session's archives that are kept."""
