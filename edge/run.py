@@ -29,10 +29,11 @@ from pathlib import Path
 import msgspec
 
 import prepare
+from overnight.adapters.cloudflare.messages import MAX_RETRIES
 from overnight.domain.keys import RANDOM_BYTES, ApiKey, KeyLimits, Scope, digest, make_key, parse_key
 from overnight.domain.signature import new_secret
 from overnight.rehearsal.account import StandInAccount, account_app
-from overnight.rehearsal.pull_queue import MAX_RETRIES, pull_queue_app
+from overnight.rehearsal.pull_queue import pull_queue_app
 from overnight.serving import listen, serving, url_of
 
 START_SECONDS = 120.0

@@ -29,8 +29,10 @@ class Fleet:
     max_deliveries: int = 100
     """Of one message, before it becomes a dead letter (the most that the service takes)."""
     owners: int = 4
-    headroom: float = 1.3
-    """Of what an owner's jobs would keep busy if they came evenly: so many may run at once."""
+    headroom: float = 1.7
+    """Of what an owner's jobs would keep busy if they came evenly and nothing went wrong: so many may run at once.
+    Saving, deaths and second attempts take a third as much again. With less than that more jobs come than may run, and
+    those that wait become more for as long as the simulation lasts."""
     versions: int = 3
     """Of a session's archives that are kept."""
     by_lease: bool = False

@@ -25,7 +25,7 @@ from overnight.domain.errors import (
 )
 from overnight.domain.job import ArchiveRef, Change, Job, Origin, WaitingFor
 from overnight.domain.outcome import Ending, Outcome, failed
-from overnight.domain.standing import Check, still_no_room
+from overnight.domain.standing import Check, spread, still_no_room
 from overnight.domain.transitions import Decide, returns_at
 
 LATENCY_SECONDS = 0.05
@@ -33,7 +33,6 @@ SAVE_SECONDS = 2.0
 RESTART_SECONDS = 30.0
 CLOCK_ERROR_SECONDS = 1.0
 WAIT_SECONDS = 20.0
-OWNER_BUSY_SECONDS = 30.0
 SAVE_DELAYS = (1.0, 2.0, 4.0, 8.0, 15.0)
 CHECKPOINTS = 0.1
 """The share of renewals with which a checkpoint is stored."""
@@ -127,19 +126,19 @@ class Worker:
             return (yield from self._let_in(message.job_id, decide, self._world.rules.room_to_run(now=now)))
         except TooEarly as early:
             self._world.queue.retry(message, at=early.available_at)
-        except OwnerBusy:
-            yield from self._hold(message)
+        except OwnerBusy as busy:
+            yield from self._hold(message, spread(busy.wait_seconds, chance=self._chance.random()))
         except (NotRunnable, SessionBusy):
             self._world.queue.ack(message)
         except Unreachable:
             self._world.tally["claims not answered"] += 1
         return None
 
-    def _hold(self, message: Message) -> Process[None]:
+    def _hold(self, message: Message, seconds: float) -> Process[None]:
         """The job waits for another one of its owner to end."""
         self._world.tally["jobs held for their owner"] += 1
         now = self._now()
-        decide = self._world.rules.hold(waiting_for=WaitingFor.OWNER_LIMIT, at=now + OWNER_BUSY_SECONDS)
+        decide = self._world.rules.hold(waiting_for=WaitingFor.OWNER_LIMIT, at=now + seconds)
         try:
             held = yield from self._let_in(message.job_id, decide, still_no_room(now=now))
         except RoomToRun:

@@ -13,7 +13,7 @@ from overnight.adapters.cloudflare.documents import Batch, Document, Read
 from overnight.adapters.cloudflare.owners import MENDED, Owners
 from overnight.adapters.system import SystemEntropy
 from overnight.domain.errors import TooManyJobs
-from overnight.domain.job import Job, Status
+from overnight.domain.job import Job, Status, WaitingFor
 from overnight.domain.keys import KeyLimits
 from overnight.domain.standing import DAY_SECONDS, Standing, room_to_wait
 from overnight.ports import StorageFailed
@@ -142,6 +142,35 @@ async def test_an_attempt_that_goes_back_costs_too(world: World) -> None:
     for _ in range(2):
         await world.owners.follow(running, back, reserved=False)
     assert await world.standing() == Standing(queued=1, processing=0, spent_today_usd=0.1, queued_by_all=1)
+
+
+async def test_a_job_that_its_owners_limit_holds_is_counted_until_it_does_not(world: World) -> None:
+    for status in (Status.PROCESSING, Status.CANCELLED):
+        queued = world.job()
+        held = replace(queued, waiting_for=WaitingFor.OWNER_LIMIT)
+        for each in (queued, held, held):
+            await world.owners.reserve(each, anything)
+        assert await world.standing() == Standing(
+            queued=1, processing=0, spent_today_usd=0.0, queued_by_all=1, held=1
+        )
+        gone = replace(moved(held, status), waiting_for=None)
+        if not status.final:
+            await world.owners.reserve(gone, anything)
+            gone = moved(gone, Status.COMPLETED)
+        await world.owners.follow(held, gone, reserved=False)
+        assert (await world.standing()).held == 0
+
+
+async def test_a_held_job_that_was_noted_and_never_written_is_found(world: World) -> None:
+    queued = world.job()
+    await world.owners.reserve(replace(queued, waiting_for=WaitingFor.OWNER_LIMIT), anything)
+    await world.store(queued)
+    world.clock.time += 60.0
+    check = room_to_wait(KeyLimits(max_queued=1), max_queued_by_all=9, now=0.0)
+    with pytest.raises(TooManyJobs):
+        await world.owners.reserve(world.job(), check)
+    stands = await world.standing()
+    assert (stands.queued, stands.held) == (1, 0)
 
 
 async def test_what_was_spent_on_another_day_is_not_of_today(world: World) -> None:

@@ -15,6 +15,7 @@ import pytest
 from overnight.adapters.cloudflare import codec
 from overnight.adapters.cloudflare.documents import Batch, Document, Documents, Read, Span
 from overnight.adapters.cloudflare.ledger import LedgerStore
+from overnight.adapters.cloudflare.messages import MAX_RETRIES
 from overnight.adapters.cloudflare.over_http import edge_documents
 from overnight.adapters.cloudflare.queue import QueueAddress, cloudflare_queue
 from overnight.adapters.cloudflare.turns import Turns
@@ -229,7 +230,8 @@ async def pulled(stack: AsyncExitStack, clock: Clock, entropy: Entropy) -> Pair:
     """Two pull consumers of one queue, by the official client over a socket. The rest is in memory."""
     token, listener = entropy.token(), listen("127.0.0.1", 0)
     stack.callback(listener.close)
-    await stack.enter_async_context(serving(pull_queue_app(token, clock.now), listener, grace_seconds=1.0))
+    queues = pull_queue_app(token, clock.now, max_retries=MAX_RETRIES)
+    await stack.enter_async_context(serving(queues, listener, grace_seconds=1.0))
     address = QueueAddress(account_id="a", queue_id="q")
     one, two = [
         await stack.enter_async_context(cloudflare_queue(url_of(listener), token, address, clock))

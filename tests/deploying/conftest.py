@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from overnight.adapters.cloudflare.documents import PROTOCOL
+from overnight.adapters.cloudflare.messages import MAX_RETRIES
 from overnight.cli.main import app
 from overnight.deploying.names import WORKER
 from overnight.rehearsal.account import StandInAccount, account_app
@@ -110,7 +111,7 @@ def uploads() -> Uploads:
 @pytest.fixture
 async def api(account: StandInAccount, uploads: Uploads) -> AsyncIterator[str]:
     """The address of Cloudflare's API."""
-    pull = pull_queue_app(account.token, time.time)
+    pull = pull_queue_app(account.token, time.time, max_retries=MAX_RETRIES)
     async with _served(account_app(account, pull, more=wrangler_calls(account, uploads))) as url:
         yield url
 

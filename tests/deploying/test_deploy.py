@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 
-from overnight.deploying.account import MAX_RETRIES
 from overnight.deploying.names import DEAD_LETTERS, NAMESPACE, QUEUE, WORKER
 from overnight.domain.keys import digest, parse_key
-from overnight.rehearsal import pull_queue
 from overnight.rehearsal.account import ALL_RIGHTS, StandInAccount
 
 DEPLOY = ("cloudflare", "deploy")
@@ -284,4 +282,3 @@ def test_the_names_are_those_of_the_configuration() -> None:
     assert config["name"] == WORKER
     assert [producer["queue"] for producer in config["queues"]["producers"]] == [QUEUE]
     assert config["kv_namespaces"] == [{"binding": "STATUS", "id": "set-by-deploy"}]
-    assert MAX_RETRIES == pull_queue.MAX_RETRIES

@@ -1,7 +1,8 @@
 """The edge in real workerd, and beside it the API of `overnight serve` over the memory adapters."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -35,6 +36,16 @@ def clock() -> Clock:
 @pytest.fixture
 def entropy() -> Entropy:
     return SystemEntropy()
+
+
+@pytest.fixture(scope="module")
+def own_edge(
+    start_edge: Callable[..., AbstractContextManager[Mapping[str, str]]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Mapping[str, str]]:
+    """An edge of the module: a worker would first run what other tests have left in theirs, and take their jobs."""
+    with start_edge(tmp_path_factory.mktemp("edge"), "--tend", "4") as settings:
+        yield settings
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,8 @@ STEPS += ["mirror", "events", "cancel", "clean-up"]
 
 
 @pytest.fixture(scope="module")
-def edge_settings(
-    start_edge: Callable[..., contextlib.AbstractContextManager[Mapping[str, str]]],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Mapping[str, str]]:
-    """An edge of its own: jobs of other tests would be taken too."""
-    with start_edge(tmp_path_factory.mktemp("edge"), "--tend", "4") as settings:
-        yield settings
+def edge_settings(own_edge: Mapping[str, str]) -> Mapping[str, str]:
+    return own_edge
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import zipfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,13 +76,8 @@ class Worker:
 
 
 @pytest.fixture(scope="module")
-def edge_settings(
-    start_edge: Callable[..., contextlib.AbstractContextManager[Mapping[str, str]]],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Mapping[str, str]]:
-    """An edge of its own: a worker would first run what other tests have left in theirs."""
-    with start_edge(tmp_path_factory.mktemp("edge"), "--tend", "4") as settings:
-        yield settings
+def edge_settings(own_edge: Mapping[str, str]) -> Mapping[str, str]:
+    return own_edge
 
 
 @pytest.fixture

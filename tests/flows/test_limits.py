@@ -11,9 +11,8 @@ from overnight.domain.errors import ErrorCode
 from overnight.domain.job import JobRequest, Status, WaitingFor
 from overnight.domain.keys import Caller, KeyLimits, Scope
 from overnight.domain.outcome import Ending, Outcome, failed
-from overnight.domain.standing import day_of, next_day
+from overnight.domain.standing import HOLD_SECONDS, day_of, next_day
 from overnight.flows.limits import Budgets
-from overnight.flows.run_job import OWNER_BUSY_SECONDS
 from overnight.ports import Books, RunOrder, Workspace
 
 
@@ -49,7 +48,7 @@ async def test_a_job_that_nobody_let_in_is_tried_again_in_a_while(world: Any, ag
 
     async def meanwhile(order: Any, emit: Any, stop: Any) -> Any:
         await world.runner().run(await world.bell(), leaving=world.leaving)
-        world.clock.time += OWNER_BUSY_SECONDS
+        world.clock.time += HOLD_SECONDS
         assert (await world.bell()).job_id == waiting.job_id
         return agents.done()
 

@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 from bench.simulation.plan import Faults, Fleet, Rules
-from bench.simulation.witness import Violation
+from bench.simulation.witness import Violation, Witness
 from bench.simulation.world import Report, simulate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overnight.domain import retention, transitions
 from overnight.domain.errors import Refused
-from overnight.domain.job import ArchiveRef, Change, Job, Session, Status
+from overnight.domain.job import ArchiveRef, Change, Delivery, Job, JobRequest, Session, Status
+from overnight.domain.outcome import Ending, Outcome
 from overnight.domain.retention import StoredArchives
+from overnight.domain.retry import RetryPolicy
 from overnight.domain.standing import Check
 from overnight.domain.transitions import Decide
 
@@ -116,6 +118,19 @@ def test_messages_that_become_dead_letters_lose_no_job() -> None:
     report = simulate(replace(SMALL, max_deliveries=1), seed=4, faults=faults)
     assert report.tally["dead letters"] > 0
     assert ends(report) == SMALL.jobs + report.tally["resends"]
+
+
+def test_jobs_that_may_not_run_yet_cost_no_more_the_more_there_are() -> None:
+    """Four times as many jobs wait, for four times as long: each minute sees no more tries."""
+    fleet = Fleet(workers=8, owners=1, run_seconds=20.0, follow_up=0.0, load=3.0, headroom=0.04)
+    few, many = (simulate(replace(fleet, jobs=jobs), seed=6, faults=NONE) for jobs in (20, 80))
+    assert tries_again(few) > 2.0
+    assert tries_again(many) < 1.5 * tries_again(few)
+
+
+def tries_again(report: Report) -> float:
+    """A minute, of jobs that were held before."""
+    return report.tally["jobs held for their owner"] * 60.0 / report.seconds
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
@@ -243,6 +258,35 @@ def nothing_kept(archives: StoredArchives, **given: Any) -> list[str]:
     return [*retention.superfluous(replace(archives, current=None), **given), archives.current or ""]
 
 
+def foreign_name(archives: StoredArchives, **given: Any) -> list[str]:
+    """A retention that names what nobody stored."""
+    return [*retention.superfluous(archives, **given), "somebody-elses.zip"]
+
+
+def wrong_checkpoint(name: str) -> Callable[..., Decide]:
+    """A checkpoint that points at another archive than it was given."""
+
+    def made(archive: ArchiveRef, *, attempt: int, now: float) -> Decide:
+        def decide(job: Job, session: Session) -> Change | None:
+            other = replace(archive, name=name.format(job_id=job.job_id, attempt=attempt))
+            return transitions.checkpoint(other, attempt=attempt, now=now)(job, session)
+
+        return decide
+
+    return made
+
+
+def patient_lapse(*, policy: RetryPolicy, **given: Any) -> Decide:
+    """A lapse that gives a job as many workers as it can lose."""
+    return transitions.lapse(policy=replace(policy, max_losses=1000), **given)
+
+
+def happy_lapse(*, attempt: int, now: float, delivery_id: str, **_given: Any) -> Decide:
+    """A lapse that takes the silence of a worker for its success."""
+    done = Outcome(ending=Ending.DONE, result="done")
+    return transitions.finish(done, attempt=attempt, now=now, archive=None, delivery_id=delivery_id)
+
+
 def never(*_args: Any, **_given: Any) -> Decide:
     def decide(_job: Job, _session: Session) -> Change | None:
         raise Refused("never")
@@ -250,6 +294,9 @@ def never(*_args: Any, **_given: Any) -> Decide:
     return decide
 
 
+EARLY = Delivery(
+    delivery_id="msg-early", job_id="j", url="https://example.com/", body="{}", created_at=0.0, next_at=0.0
+)
 BROKEN = {
     "two runs of a session": ({"one run", "order"}, Rules(start=forgetful_line)),
     "a stale finish": ({"fence"}, Rules(finish=unfenced(transitions.finish))),
@@ -262,12 +309,28 @@ BROKEN = {
     "a final status that changes": ({"one end"}, Rules(cancel=changed_mind)),
     "an end without its webhook": ({"debt"}, Rules(finish=without(transitions.finish, deliveries=()))),
     "a change without its events": ({"events", "debt"}, Rules(finish=without(transitions.finish, events=()))),
+    "an event that is not written": (
+        {"events"},
+        Rules(checkpoint=without(transitions.checkpoint, events=())),
+    ),
+    "a webhook before the end": ({"debt"}, Rules(renew=without(transitions.renew, deliveries=(EARLY,)))),
+    "an end that nobody ran": ({"one end"}, Rules(lapse=happy_lapse)),
     "a cancelled job that goes back": ({"cancel"}, Rules(lapse=careless_lapse)),
     "a lease that stays": ({"lease"}, Rules(requeue=on_job(transitions.requeue, status=Status.PROCESSING))),
     "retries beyond their number": ({"limits"}, Rules(requeue=on_job(transitions.requeue, failures=99))),
     "losses that are not counted": ({"limits"}, Rules(lapse=on_job(transitions.lapse, losses=0))),
+    "losses that never end a job": ({"limits"}, Rules(lapse=patient_lapse)),
     "failures that are not counted": ({"limits"}, Rules(requeue=on_job(transitions.requeue, failures=0))),
     "a lost checkpoint": ({"checkpoint"}, Rules(requeue=on_job(transitions.requeue, checkpoint=None))),
+    "a checkpoint of another attempt": (
+        {"checkpoint"},
+        Rules(checkpoint=wrong_checkpoint("{job_id}.0.c1.zip")),
+    ),
+    "a checkpoint that was not stored": (
+        {"archive"},
+        Rules(checkpoint=wrong_checkpoint("{job_id}.{attempt}.c99.zip")),
+    ),
+    "a retention that deletes what is not ours": ({"archive"}, Rules(superfluous=foreign_name)),
     "more jobs of an owner than may run": ({"owner"}, Rules(room_to_run=room_for_all)),
     "a retention that deletes what is needed": ({"archive"}, Rules(superfluous=nothing_kept)),
     "a lost worker's job that nobody takes": ({"end"}, Rules(lapse=never)),
@@ -278,6 +341,16 @@ def three_worlds(rules: Rules) -> None:
     """What is broken nearly always shows in the first."""
     for seed in range(3):
         simulate(replace(SMALL, load=0.3, headroom=3.0), seed=seed, faults=CRUEL, rules=rules)
+
+
+def test_a_job_that_is_open_when_the_world_is_quiet_is_noticed() -> None:
+    witness = Witness(RetryPolicy())
+    request = JobRequest(prompt="p")
+    admit = transitions.submit(request, job_id="j", session_id="s", continues=False, now=0.0)
+    witness.accepted(admit(None))
+    with pytest.raises(Violation) as noticed:
+        witness.settle()
+    assert noticed.value.promise == "end"
 
 
 @pytest.mark.parametrize(("promises", "rules"), BROKEN.values(), ids=BROKEN.keys())

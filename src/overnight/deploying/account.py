@@ -10,9 +10,8 @@ from cloudflare.types.queues import Queue
 from cloudflare.types.queues.consumer import Consumer as Told
 
 from overnight.adapters.cloudflare.client import cloudflare_client, said
+from overnight.adapters.cloudflare.messages import MAX_RETRIES
 
-MAX_RETRIES = 20
-"""Pulls of one message before it is a dead letter. Waiting jobs use none up, so this many are trouble."""
 PULL: Literal["http_pull"] = "http_pull"
 MALFORMED = 6003
 """Of a token that cannot be one, with HTTP 400 (github.com/kissgyorgy/cloudflare-dyndns, issue 40)."""

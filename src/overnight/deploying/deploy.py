@@ -8,8 +8,9 @@ from functools import partial
 import msgspec
 from pydantic import SecretStr
 
+from overnight.adapters.cloudflare.messages import MAX_RETRIES
 from overnight.deploying import kept
-from overnight.deploying.account import MAX_RETRIES, PULL, Account, AccountProblem, Consumer
+from overnight.deploying.account import PULL, Account, AccountProblem, Consumer
 from overnight.deploying.names import DEAD_LETTERS, KEYS_SECRET, NAMESPACE, QUEUE, TOKEN_SECRET, WORKER
 from overnight.deploying.seen import NoEdge, look_at_edge, look_at_ledger
 from overnight.deploying.steps import Step

@@ -93,7 +93,9 @@ class TooManyJobs(Refused):
 
 
 class OwnerBusy(Refused):
-    pass
+    def __init__(self, wait_seconds: float) -> None:
+        super().__init__("the owner has as many running jobs as its key allows")
+        self.wait_seconds = wait_seconds
 
 
 class RoomToRun(Refused):

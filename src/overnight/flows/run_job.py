@@ -30,7 +30,7 @@ from overnight.domain.outcome import Outcome, failed
 from overnight.domain.prompts import AS_BEFORE, AS_LEFT, AS_STORED, continuation
 from overnight.domain.redaction import Redactor
 from overnight.domain.retry import RetryPolicy
-from overnight.domain.standing import room_to_run, still_no_room
+from overnight.domain.standing import room_to_run, spread, still_no_room
 from overnight.domain.transitions import requeue, returns_at, start
 from overnight.flows.attempt import Attempt
 from overnight.flows.bells import ring
@@ -59,8 +59,6 @@ from overnight.ports import (
 
 log = logging.getLogger(__name__)
 
-OWNER_BUSY_SECONDS = 30.0
-"""Until a job is tried again whose owner has as many running as its key allows, should nobody let it in before."""
 TROUBLE_SECONDS, LONGEST_TROUBLE_SECONDS = 30.0, 3600.0
 """Between two tries to claim a job from a store that fails."""
 
@@ -140,8 +138,9 @@ class Runner:
             return await self.store.change(bell.job_id, decide, check=room_to_run(now=now))
         except TooEarly as early:
             await self._ring_anew(bell, at=early.available_at)
-        except OwnerBusy:
-            await self._hold(bell, WaitingFor.OWNER_LIMIT, at=now + OWNER_BUSY_SECONDS)
+        except OwnerBusy as busy:
+            wait = spread(busy.wait_seconds, chance=self.entropy.chance())
+            await self._hold(bell, WaitingFor.OWNER_LIMIT, at=now + wait)
         except BudgetExhausted as spent:
             await self._hold(bell, WaitingFor.BUDGET, at=now + spent.wait_seconds)
         except (NotRunnable, SessionBusy, JobNotFound):

@@ -21,8 +21,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-MAX_RETRIES = 20
-"""What docs/edge.md sets for the real queue, too: after so many pulls more than one, a message is a dead letter."""
 DEFAULT_VISIBILITY_MS = 30_000
 QUEUE = "/accounts/{account}/queues/{queue}"
 
@@ -96,8 +94,9 @@ class PullQueue:
         return self.messages.get(lease.partition(".")[0])
 
 
-def pull_queue_app(token: str, now: Now, *, max_retries: int = MAX_RETRIES) -> Starlette:
-    """Opened by `Authorization: Bearer token`, the bridge too. Every queue is there as soon as it is named."""
+def pull_queue_app(token: str, now: Now, *, max_retries: int) -> Starlette:
+    """Opened by `Authorization: Bearer token`, the bridge too. Every queue is there as soon as it is named. After so
+    many pulls and one more a message is a dead letter."""
     queues: defaultdict[str, PullQueue] = defaultdict(lambda: PullQueue(now, max_retries))
     calls: Mapping[str, Callable[[PullQueue, Json], Json]] = {
         "messages": _push,

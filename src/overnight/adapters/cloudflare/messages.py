@@ -14,6 +14,9 @@ from overnight.domain.job import Job, JobRequest
 MAX_BYTES = 120_000
 """Cloudflare takes 128 KB, of which about 100 bytes are its own (facts: cloudflare 4); the rest is room for base64
 and escapes of a client that counts otherwise."""
+MAX_RETRIES = 20
+"""Of the queue: after so many pulls and one more a message is a dead letter. Waiting jobs use none up, so this many are
+trouble."""
 OPTIONS = (
     "model",
     "max_turns",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Struct
 
-from overnight.domain.job import Job, Status
+from overnight.domain.job import Job, Status, WaitingFor
 from overnight.domain.standing import Standing, day_of
 
 DAYS = 2
@@ -19,11 +19,12 @@ EXACT = 9
 
 
 class Tally(Struct, frozen=True, kw_only=True):
-    """`spent` is in US dollars by UTC day. `mended_to` and `mended_at`: how far and when entries were last compared
-    with their jobs."""
+    """`held` are the queued ones that a limit on running jobs holds, `spent` is in US dollars by UTC day. `mended_to`
+    and `mended_at`: how far and when entries were last compared with their jobs."""
 
     queued: int = 0
     processing: int = 0
+    held: int = 0
     spent: Mapping[int, float] = {}
     mended_to: str = ""
     mended_at: float = 0.0
@@ -43,6 +44,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     seq: int
     counted_usd: float
     whole: bool
+    held: bool = False
 
 
 Noted = tuple[Tally, Entry | None]
@@ -85,9 +87,9 @@ def mended(noted: Noted, job: Job | None, *, now: float) -> Noted:
         entry = msgspec.structs.replace(entry, counted_usd=max(entry.counted_usd, job.cost_usd))
     if job is None or job.status.final:
         return _exchanged(tally, entry, None), None
-    if job.status is entry.status:
-        return tally, entry
     right = _entry_of(job, entry.counted_usd, now, whole=entry.whole)
+    if (right.status, right.held) == (entry.status, entry.held):
+        return tally, entry
     return _exchanged(tally, entry, right), right
 
 
@@ -105,6 +107,7 @@ def standing(noted: Noted, job: Job, *, now: float) -> Standing:
         processing=tally.processing - own,
         spent_today_usd=tally.spent.get(day_of(now), 0.0),
         queued_by_all=tally.queued,
+        held=tally.held,
     )
 
 
@@ -117,6 +120,7 @@ def _entry_of(job: Job, counted_usd: float, now: float, *, whole: bool) -> Entry
         seq=job.last_event,
         counted_usd=counted_usd,
         whole=whole,
+        held=job.status is Status.QUEUED and job.waiting_for is WaitingFor.OWNER_LIMIT,
     )
 
 
@@ -128,6 +132,7 @@ def _exchanged(tally: Tally, out: Entry | None, entry: Entry | None) -> Tally:
         tally,
         queued=tally.queued + change(Status.QUEUED),
         processing=tally.processing + change(Status.PROCESSING),
+        held=tally.held + (entry is not None and entry.held) - (out is not None and out.held),
     )
 
 

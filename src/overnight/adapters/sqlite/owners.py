@@ -1,6 +1,7 @@
 """The port `Owners` in SQLite."""
 
 from collections.abc import Sequence
+from itertools import islice
 
 import apsw
 
@@ -24,7 +25,7 @@ class SqliteOwners:
         return await self._database.read(lambda connection: _books(connection, owner, day))
 
     async def held(self, owner: str, *, limit: int) -> Sequence[str]:
-        return await self._database.read(lambda connection: _held(connection, owner)[:limit])
+        return await self._database.read(lambda connection: _held(connection, owner, limit))
 
 
 def _books(connection: apsw.Connection, owner: str, day: int) -> Books:
@@ -33,6 +34,8 @@ def _books(connection: apsw.Connection, owner: str, day: int) -> Books:
     return Books(spent_usd=spent or 0.0, running=frozenset((job.job_id, job.attempt) for job in jobs))
 
 
-def _held(connection: apsw.Connection, owner: str) -> list[str]:
+def _held(connection: apsw.Connection, owner: str, limit: int) -> list[str]:
+    """Each end of a job asks, and thousands may wait: no more of them are read than are let in."""
     jobs = (rows.read_job(body) for (body,) in connection.execute(_OF_OWNER, (owner, "queued")))
-    return [job.job_id for job in jobs if job.waiting_for is WaitingFor.OWNER_LIMIT]
+    held = (job.job_id for job in jobs if job.waiting_for is WaitingFor.OWNER_LIMIT)
+    return list(islice(held, limit))
