@@ -96,8 +96,9 @@ class Service:
         job = (await self.parts.store.snapshot(job_id)).job
         archive = await self._store(archive_name(job), {"late.txt": b"late"})
         now = self.parts.clock.now()
+        told = [("workspace.saved", {"archive": archive.name})]
         await self.parts.store.change(
-            job_id, saved_late(archive, attempt=job.attempt, base=None, now=now, told={})
+            job_id, saved_late(archive, attempt=job.attempt, base=None, now=now, told=told)
         )
 
     async def _store(self, name: str, files: dict[str, bytes]) -> ArchiveRef:
