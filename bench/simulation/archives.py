@@ -51,10 +51,8 @@ class Archives:
         self._tally["archives deleted"] += self._stored[session_id].pop(name, None) is not None
 
     def drop_checkpoints(self, job: Job) -> None:
-        for name in list(self._stored[job.session_id]):
-            parsed = parse_archive_name(name)
-            if parsed is not None and parsed.job_id == job.job_id and parsed.checkpoint is not None:
-                self.delete(job.session_id, name)
+        for name in self._rules.spent_checkpoints(self._stored[job.session_id], job):
+            self.delete(job.session_id, name)
 
     def listing(self, session_id: str) -> dict[str, float]:
         return dict(self._stored[session_id])

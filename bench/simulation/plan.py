@@ -88,4 +88,5 @@ class Rules:
     hold: Callable[..., Decide] = holding.hold
     room_to_run: Callable[..., Check] = standing.room_to_run
     superfluous: Callable[..., list[str]] = retention.superfluous
+    spent_checkpoints: Callable[..., list[str]] = retention.spent_checkpoints
     policy: RetryPolicy = field(default_factory=RetryPolicy)

@@ -13,6 +13,7 @@ from overnight.domain.job import Job, Status
 from overnight.domain.retention import (
     RetentionPolicy,
     StoredArchives,
+    spent_checkpoints,
     superfluous,
 )
 
@@ -76,6 +77,13 @@ def test_what_is_stored_late_waits_for_the_pointer_to_move_to_it() -> None:
 )
 def test_names_are_read(text: str, parsed: ArchiveId | None) -> None:
     assert parse_archive_name(text) == parsed
+
+
+def test_an_end_takes_the_checkpoints_of_its_attempt_and_of_those_before_it() -> None:
+    ended = replace(job(1, Status.COMPLETED), attempt=2)
+    spent = [name(1, 1, 1), name(1, 2, 1), name(1, 2, 9)]
+    kept = [name(1, 2), name(1, 3, 1), name(2, 1, 1), "notes.zip"]
+    assert spent_checkpoints([*kept, *spent], ended) == spent
 
 
 def test_the_newest_stay() -> None:

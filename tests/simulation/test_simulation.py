@@ -3,7 +3,7 @@
 The second half breaks one rule at a time and sees that the witness says so, by the name of the promise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overnight.domain import retention, transitions
+from overnight.domain.archive_names import parse_archive_name
 from overnight.domain.errors import Refused
 from overnight.domain.job import ArchiveRef, Change, Delivery, Job, JobRequest, Session, Status
 from overnight.domain.outcome import Ending, Outcome
@@ -258,6 +259,11 @@ def nothing_kept(archives: StoredArchives, **given: Any) -> list[str]:
     return [*retention.superfluous(replace(archives, current=None), **given), archives.current or ""]
 
 
+def all_checkpoints(names: Iterable[str], _job: Job) -> list[str]:
+    """Those of other jobs too."""
+    return [name for name in names if (parsed := parse_archive_name(name)) is not None and parsed.checkpoint]
+
+
 def foreign_name(archives: StoredArchives, **given: Any) -> list[str]:
     """A retention that names what nobody stored."""
     return [*retention.superfluous(archives, **given), "somebody-elses.zip"]
@@ -333,6 +339,7 @@ BROKEN = {
     "a retention that deletes what is not ours": ({"archive"}, Rules(superfluous=foreign_name)),
     "more jobs of an owner than may run": ({"owner"}, Rules(room_to_run=room_for_all)),
     "a retention that deletes what is needed": ({"archive"}, Rules(superfluous=nothing_kept)),
+    "an end that deletes the checkpoints of another": ({"archive"}, Rules(spent_checkpoints=all_checkpoints)),
     "a lost worker's job that nobody takes": ({"end"}, Rules(lapse=never)),
 }
 

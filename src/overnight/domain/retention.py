@@ -1,6 +1,6 @@
 """Which stored archives of a session are of no more use, and which finished jobs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from overnight.domain.archive_names import ArchiveId, parse_archive_name
@@ -58,6 +58,17 @@ def superfluous(archives: StoredArchives, *, policy: RetentionPolicy, now: float
     kept.update(_of_unknown_jobs(archives, ours, since=now - policy.grace_seconds))
     kept.update(_stored_late(archives, ours, since=now - policy.grace_seconds))
     return sorted(ours.keys() - kept)
+
+
+def spent_checkpoints(names: Iterable[str], job: Job) -> list[str]:
+    """Those that an attempt which has ended, as the job says it, leaves behind: its own and those of attempts before.
+    Not of later ones: the job may have been sent again by now, and go on from what that has stored."""
+    ours = ((name, parsed) for name in names if (parsed := parse_archive_name(name)) is not None)
+    return [
+        name
+        for name, parsed in ours
+        if parsed.job_id == job.job_id and parsed.checkpoint is not None and parsed.attempt <= job.attempt
+    ]
 
 
 def _newest_versions(

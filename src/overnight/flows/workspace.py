@@ -15,15 +15,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from overnight.archive import SESSION_ENTRY, UPLOAD, Profile, give_tree, remove_tree, unchanged
-from overnight.domain.archive_names import (
-    alias_name,
-    archive_name,
-    archives_of,
-    checkpoint_name,
-    parse_archive_name,
-)
+from overnight.domain.archive_names import alias_name, archive_name, archives_of, checkpoint_name
 from overnight.domain.job import ArchiveRef, Job, Session, Snapshot
 from overnight.domain.redaction import Redactor
+from overnight.domain.retention import spent_checkpoints
 from overnight.flows.places import (
     Baseline,
     delete,
@@ -202,17 +197,15 @@ class Workspaces:
             log.warning("could not delete %s", archive, exc_info=True)
 
     async def drop_checkpoints(self, job: Job) -> None:
-        """Delete those of the attempt and of those before it: the job may have been sent again by now. Best effort."""
+        """Delete those of the attempt and of those before it. Best effort."""
         ours = f"{archives_of(job.session_id)}{job.job_id}."
         try:
             names = [archive.name for archive in await self._archives.listing(ours)]
         except OSError:
             log.warning("could not list the checkpoints of job %s", job.job_id, exc_info=True)
             return
-        for name in names:
-            parsed = parse_archive_name(name)
-            if parsed is not None and parsed.checkpoint is not None and parsed.attempt <= job.attempt:
-                await self.forget(name)
+        for name in spent_checkpoints(names, job):
+            await self.forget(name)
 
     async def keep(self, job: Job, session: Session, saved: Saved) -> None:
         """Keep the workspace for the session's next job, if there is room and nothing speaks against it."""
