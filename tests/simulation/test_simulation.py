@@ -259,9 +259,9 @@ def nothing_kept(archives: StoredArchives, **given: Any) -> list[str]:
     return [*retention.superfluous(replace(archives, current=None), **given), archives.current or ""]
 
 
-def all_checkpoints(names: Iterable[str], _job: Job) -> list[str]:
-    """Those of other jobs too."""
-    return [name for name in names if (parsed := parse_archive_name(name)) is not None and parsed.checkpoint]
+def whole_job(names: Iterable[str], job: Job) -> list[str]:
+    """An end that takes what its job has just stored for a checkpoint."""
+    return [name for name in names if (parsed := parse_archive_name(name)) and parsed.job_id == job.job_id]
 
 
 def foreign_name(archives: StoredArchives, **given: Any) -> list[str]:
@@ -339,7 +339,7 @@ BROKEN = {
     "a retention that deletes what is not ours": ({"archive"}, Rules(superfluous=foreign_name)),
     "more jobs of an owner than may run": ({"owner"}, Rules(room_to_run=room_for_all)),
     "a retention that deletes what is needed": ({"archive"}, Rules(superfluous=nothing_kept)),
-    "an end that deletes the checkpoints of another": ({"archive"}, Rules(spent_checkpoints=all_checkpoints)),
+    "an end that deletes what it has stored": ({"archive"}, Rules(spent_checkpoints=whole_job)),
     "a lost worker's job that nobody takes": ({"end"}, Rules(lapse=never)),
 }
 
