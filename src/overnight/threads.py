@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -16,5 +17,11 @@ async def to_its_end(work: Callable[[threading.Event], T]) -> T:
         return await asyncio.shield(thread)
     except asyncio.CancelledError:
         called_off.set()
-        await asyncio.gather(thread, return_exceptions=True)
+        while (
+            not thread.done()
+        ):  # however often it is cancelled: a `gather` that is would let go of the thread
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([thread])
+        if not thread.cancelled():
+            thread.exception()  # looked at
         raise

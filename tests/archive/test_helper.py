@@ -239,6 +239,24 @@ def test_where_no_helper_can_start_one_process_does_it_all(
     assert snapshot(tmp_path / "out") == snapshot(tmp_path / "again")
 
 
+def test_a_few_files_are_not_worth_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for each part of each checkpoint would be one every minute."""
+    (tmp_path / "few").mkdir()
+    for number in range(999):
+        (tmp_path / "few" / f"{number}").write_bytes(b"few")
+    program, started = tmp_path / "program", tmp_path / "started"
+    program.write_text(f"#!/bin/sh\ntouch {started}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    pack([Part(tmp_path / "few", "")], tmp_path / "a.zip")
+    unpack(tmp_path / "a.zip", {"": tmp_path / "out"})
+    assert not started.exists()
+    (tmp_path / "few" / "one more").write_bytes(b"many")
+    (tmp_path / "few" / "and one").write_bytes(b"many")
+    pack([Part(tmp_path / "few", "")], tmp_path / "a.zip")
+    assert is_waited_for(started.exists)
+
+
 def test_the_first_damaged_entry_is_told_whoever_met_it(archive: Path, tmp_path: Path) -> None:
     with open_archive(archive) as opened:
         small = [span for span in judge(opened, OWN).spans if 100 < span.record.size < 3_000]

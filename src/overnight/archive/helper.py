@@ -13,6 +13,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
+from overnight.archive.wire import DIALECT
+
+SILENT_SECONDS = 120.0
+"""Without a byte from a helper it counts as lost: it was stopped, or its disk is."""
 FEW = 1000
 """Files that one process has done by the time a second one is ready (it takes 0.1 s of CPU)."""
 _LENGTH = struct.Struct("<Q")
@@ -105,9 +109,13 @@ def _cores() -> int:
 
 
 def _started(work: str, order: Mapping[str, object], descriptors: Mapping[str, int]) -> Helper | None:
-    ours, theirs = socket.socketpair()
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError:
+        return None
+    ours.settimeout(SILENT_SECONDS)
     with theirs:
-        command = [sys.executable, "-I", "-m", "overnight.archive.helping", str(theirs.fileno())]
+        command = [sys.executable, "-I", "-m", "overnight.archive.helping", str(theirs.fileno()), DIALECT]
         try:
             process = subprocess.Popen(  # noqa: S603 - ourselves
                 command,

@@ -15,13 +15,21 @@ from overnight.archive.reader import ArchiveFile
 from overnight.archive.reading import read_places
 from overnight.archive.source import Reader
 from overnight.archive.walk import Descent
-from overnight.archive.wire import places_from, readings_to, spans_from, trouble_to, written_to
+from overnight.archive.wire import DIALECT, places_from, readings_to, spans_from, trouble_to, written_to
 from overnight.archive.writing import FileWriter, Manner, Reach
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that we help, whose end is ours
-    with closing(Channel(socket.socket(fileno=int(sys.argv[1])))) as channel:
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # for the one that we help, whose end is ours
+        signal.signal(number, signal.SIG_IGN)
+    descriptor, dialect = sys.argv[1:]
+    if dialect != DIALECT:
+        return
+    with closing(Channel(socket.socket(fileno=int(descriptor)))) as channel:
         order = channel.receive()
         if order is None:
             return

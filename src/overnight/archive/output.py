@@ -41,7 +41,8 @@ class StreamSink:
     def write(self, data: bytes | memoryview, /) -> None:
         view = memoryview(data)
         while view:
-            view = view[self._file.write(view) :]
+            taken: int | None = self._file.write(view)
+            view = view[len(view) if taken is None else taken :]  # file-likes that return nothing take all
         self._file.flush()
 
 

@@ -4,11 +4,11 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 from overnight.archive.helper import FEW, Helper, HelperLost, start_helper
-from overnight.archive.model import MIB, Omission, Part
+from overnight.archive.model import KIB, MIB, Omission, Part
 from overnight.archive.source import FoundLarge, Read, Reader
 from overnight.archive.walk import Descent, Node, open_root
 from overnight.archive.wire import Place, Reading, places_to, readings_from
@@ -18,7 +18,7 @@ BATCH = 64
 LARGEST_BATCH = 2 * MIB
 """Compressed bytes after which a batch is ended."""
 _HELD = 16 * MIB
-"""Compressed bytes that may wait for their turn."""
+"""Compressed bytes that may wait for their turn, with 1 KiB for each file however small."""
 _ASKED = 2
 """Batches that the helper has at most: while it sends one it has the next."""
 
@@ -33,6 +33,10 @@ def read_in_order(part: Part, reader: Reader, nodes: Iterable[Node]) -> Generato
     nodes = iter(nodes)
     for node in islice(nodes, FEW):
         yield node, reader.read(node)
+    more = next(nodes, None)
+    if more is None:
+        return
+    nodes = chain((more,), nodes)
     order = {"prefix": part.prefix, "largest": reader.largest, "live_since_ns": reader.live_since_ns}
     with start_helper("read", order, {"root": open_root(part)}) as helper:
         if helper is None:
@@ -126,7 +130,7 @@ class _Ahead:
                     break
         done: Future[list[Reading]] = Future()
         done.set_result(readings)
-        return _Batch(found, done, asked=False, held=held)
+        return _Batch(found, done, asked=False, held=held + len(found) * KIB)
 
     def _settled(self, batch: _Batch) -> Iterator[Outcome]:
         """A reading that is missing, for whatever reason, is made now."""

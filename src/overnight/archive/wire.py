@@ -27,6 +27,9 @@ _NOT_READ = (0, 0, 0, 0, 0, 0, 0, b"")
 _SPAN = struct.Struct("<QQQQLIHHHHH")
 """Start, number, size, compressed size, CRC, mode, method, time, date, lengths of name and extra field."""
 
+DIALECT = " ".join(form.format for form in (_COUNT, _READ, _SPAN))
+"""An upgrade in place may have put a newer program where ours was: then the two do not talk."""
+
 _KINDS = {b"f": Kind.FILE, b"l": Kind.SYMLINK}
 _LETTERS = {kind: letter for letter, kind in _KINDS.items()}
 
