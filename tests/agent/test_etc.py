@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from overnight.agent.tiers import install_launcher
 from overnight.ports import Workspace
 
 USERS = Path("/given")
+A_TOOLS_OWN = Path("/etc/skel")
+"""On every Debian. A JDK has its configuration in such a place, which is then named in OVERNIGHT_SANDBOX_READABLE."""
 
 LOOK = """#!/bin/sh
 id -un; id -gn; cat /etc/passwd; echo --; cat /etc/hosts; echo --; ls -A /etc /etc/ssl /etc/ssl/certs; echo --
@@ -107,6 +110,15 @@ def test_what_the_service_may_not_read_is_not_shown(host: Path, copy: Path) -> N
     assert not (copy / "hosts").exists()
 
 
+def test_a_directory_that_the_host_has_no_more_stands_in_nobodys_way(host: Path, copy: Path) -> None:
+    """A new image may lack what the one before had, and the data directory stays."""
+    assert "ssl/certs" in keep_etc(copy, USERS, host)
+    shutil.rmtree(host / "ssl")
+    assert "ssl/certs" not in keep_etc(copy, USERS, host)
+    assert list((copy / "ssl/certs").iterdir()) == []
+    assert not (copy / "ssl/openssl.cnf").exists()
+
+
 async def test_many_runs_may_begin_at_once(host: Path, copy: Path) -> None:
     (host / "services").write_bytes(os.urandom(1 << 20))
 
@@ -133,7 +145,8 @@ async def test_a_sandbox_has_the_hosts_and_can_change_nothing(tmp_path: Path, ba
     joiner, program = Joiner(), tmp_path / "program"
     program.write_text(LOOK)
     program.chmod(0o755)
-    tier = make_tier("namespace", install_launcher(tmp_path), Machine(data=tmp_path, joiner=joiner))
+    machine = Machine(data=tmp_path, joiner=joiner, readable=(A_TOOLS_OWN,))
+    tier = make_tier("namespace", install_launcher(tmp_path), machine)
     assert tier is not None
     async with Slots(base, (tmp_path / "slots", MACHINE_WIDE)).taken() as owner:
         home = tmp_path / "w/home"
@@ -162,7 +175,8 @@ async def test_a_sandbox_has_the_hosts_and_can_change_nothing(tmp_path: Path, ba
     assert users.splitlines()[:3] == ["agent", "agent", f"agent:x:{uid}:{uid}:agent:/home/agent:/bin/bash"]
     top, certificates = on_the_host()
     assert hosts == top.pop("hosts")
-    assert set(listed.split("\n\n")[0].splitlines()[1:]) == {"passwd", "group", "hosts", *top}
+    shown = {"passwd", "group", "hosts", A_TOOLS_OWN.name, *top}
+    assert set(listed.split("\n\n")[0].splitlines()[1:]) == shown
     assert certificates <= set(listed.split())
     assert "can be written to" not in refused
     assert refused.count("Read-only file system") == 3, refused

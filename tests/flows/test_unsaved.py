@@ -369,6 +369,29 @@ async def test_a_session_that_is_erased_while_it_is_stored_leaves_nothing(
     assert await world.archives.listing("claude-code/") == []
 
 
+async def test_an_alias_that_is_published_late_after_an_erasure_goes_too(
+    world: Any, agents: Any, store: Store
+) -> None:
+    first, copy = await session_with(world, agents, "a"), world.data / "copy"
+    store.trouble = None
+
+    async def slow(name: str, alias: str) -> None:
+        await world.archives.fetch(name, copy)
+        await erase(
+            first.session_id,
+            caller=LOCAL,
+            store=world.store,
+            archives=world.archives,
+            kept=KeptHere(world.data),
+            clock=world.clock,
+        )
+        await world.archives.put(alias, copy)
+
+    world.archives.publish = slow
+    await late(world).once()
+    assert await world.archives.listing("claude-code/") == []
+
+
 async def test_two_workers_on_one_directory_do_not_store_it_at_once(
     world: Any, agents: Any, store: Store
 ) -> None:

@@ -22,6 +22,9 @@ MOST_BYTES = 64 * 1024 * 1024
 """Of the events that the messages of one run make, as JSON; a long run makes a few millions. An agent that is the same
 user as the service can write to where Claude Code does, without end."""
 
+EACH_BYTES = 512
+"""What an event takes besides, here and in the store: there could be millions that say nothing."""
+
 Emit = Callable[[str, Mapping[str, Any]], None]
 
 _log = logging.getLogger(__name__)
@@ -82,7 +85,7 @@ class Conversation:
 
     def _has_room(self, fields: Mapping[str, Any]) -> bool:
         if self._bytes_left >= 0:
-            self._bytes_left -= len(msgspec.json.encode(fields))
+            self._bytes_left -= EACH_BYTES + len(msgspec.json.encode(fields))
         self._cut += self._bytes_left < 0
         return self._bytes_left >= 0
 

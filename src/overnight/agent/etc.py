@@ -46,13 +46,23 @@ def keep_etc(copy: Path, users: Path, host: Path = Path("/etc")) -> list[str]:
     return [name for name in SHOWN if _keep(host / name, copy / name, copy.parent)]
 
 
+def keep_place(copy: Path, host: Path) -> None:
+    """Something empty in the copy that `host` can be mounted over. Raises OSError."""
+    if host.is_dir():
+        _make(copy)
+    elif not os.path.lexists(copy):
+        _make(copy.parent)
+        copy.touch()
+
+
 def _keep(source: Path, copy: Path, aside: Path) -> bool:
     """Whether it is a directory. What we may not read is not shown."""
     try:
         there = source.stat()
         new = source.read_bytes() if stat.S_ISREG(there.st_mode) and _is_other(copy, there) else None
     except (FileNotFoundError, NotADirectoryError, PermissionError):
-        copy.unlink(missing_ok=True)
+        if not copy.is_dir():  # an empty one may be a place of mounts for another worker's sandboxes
+            copy.unlink(missing_ok=True)
         return False
     _make(copy if stat.S_ISDIR(there.st_mode) else copy.parent)
     if new is not None:

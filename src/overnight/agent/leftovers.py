@@ -81,8 +81,8 @@ def entries(uid: int) -> Iterator[Path]:
     for place in OPEN_TO_ALL:
         try:
             listing = os.scandir(place)
-        except FileNotFoundError:
-            continue
+        except OSError:
+            continue  # not there, or not open to us
         with listing:
             for entry in listing:
                 if _user_of(entry) == uid:
@@ -92,8 +92,8 @@ def entries(uid: int) -> Iterator[Path]:
 def _user_of(entry: "os.DirEntry[str]") -> int | None:
     try:
         return entry.stat(follow_symlinks=False).st_uid
-    except FileNotFoundError:
-        return None  # gone meanwhile
+    except OSError:
+        return None  # gone meanwhile, or the mount of somebody else (FUSE lets not even root look)
 
 
 if __name__ == "__main__":

@@ -348,7 +348,10 @@ async def _clean_up(workspace: Workspace, mark: str) -> None:
             await asyncio.to_thread(remove_tree, root / RUN_DIRECTORY)
         await asyncio.to_thread(processes.forget, root)
         if workspace.owner is not None:
-            await clear(workspace.owner)
+            try:
+                await clear(workspace.owner)
+            except OSError:  # it is tried again before the user is given out; the outcome is paid for
+                _log.exception("what user %d left could not be looked for", workspace.owner[0])
     if workspace.owner is not None:
         # What is kept here must not be found by the user's next run. It may be gone: a sweep that took the job back.
         with contextlib.suppress(FileNotFoundError):

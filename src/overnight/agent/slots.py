@@ -66,7 +66,8 @@ class Slots:
                 if left := await processes.end(None, uid):
                     _log.critical("user %d is not used: it has processes that cannot be ended: %s", uid, left)
                     continue
-                await clear((uid, uid))
+                # To its end too: what would remove files yet, once the user is another's, must not be left.
+                await to_the_end(clear((uid, uid)))
                 held.push(attempt.pop_all())
                 return uid, uid
         raise OSError(f"none of the {MOST} users from {self.base} on is free for a run")
@@ -112,6 +113,7 @@ async def clear(owner: Owner) -> None:
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         env={},
+        cwd="/",  # `find` runs nothing from a directory that the user may not enter, such as /root
     )
     complaint = b""
     try:
@@ -119,6 +121,7 @@ async def clear(owner: Owner) -> None:
     except TimeoutError:
         program.kill()
         await program.wait()
+        await processes.end(None, uid)  # what it had started to remove files
     if await asyncio.to_thread(leftovers.left_by, uid):
         _log.critical(
             "user %d left what cannot be removed, and its next run can read: %s", uid, complaint.decode()

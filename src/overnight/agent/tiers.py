@@ -16,7 +16,7 @@ from typing import Protocol
 
 from overnight.agent import seccomp
 from overnight.agent.environment import View, python_prefix
-from overnight.agent.etc import keep_etc
+from overnight.agent.etc import keep_etc, keep_place
 from overnight.agent.limits import RunLimits
 from overnight.agent.network import BLOCK, INFO, Joiner, RunNetwork, loopback_network
 from overnight.agent.processes import MARK
@@ -158,6 +158,9 @@ class Namespace:
         options = ["--ro-bind", str(self.etc), "/etc"]
         for name in keep_etc(self.etc, view.given):
             options += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+        for path in self._toolchains():  # bubblewrap can make no place for them in what is read-only
+            if path.is_relative_to("/etc"):
+                keep_place(self.etc / path.relative_to("/etc"), path)
         return options
 
     def _temporary(self, owner: Owner | None) -> list[str]:

@@ -351,7 +351,8 @@ class Workspaces:
 
     def _remove(self, roots: Sequence[Path], *, saved: bool = False) -> None:
         for root in roots:
-            if not saved and self.unsaved.put_back(root):
+            half_deleted = root.name.startswith(".")
+            if not saved and not half_deleted and self.unsaved.put_back(root):
                 continue
             # A sweep may be at the same tree; the next one finds what is left.
             with contextlib.suppress(OSError):

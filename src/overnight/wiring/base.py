@@ -26,6 +26,7 @@ from overnight.flows.limits import Budgets
 from overnight.ports import ArchiveStore, JobHistory, JobIndex, JobStore, Owners, Queue, Wakeups
 from overnight.settings import Settings
 from overnight.wiring.archives import opened_archives
+from overnight.wiring.claim import Ledger, claim
 from overnight.wiring.cloudflare import edge_parts
 from overnight.wiring.secrets import redactor_of
 
@@ -59,6 +60,7 @@ class Base:
 async def opened_base(settings: Settings, redactor: Redactor | None) -> AsyncIterator[Base]:
     """Raises SettingsError, StorageError, OSError."""
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    claim(settings.data, Ledger.OWN)
     clock, entropy = SystemClock(), SystemEntropy()
     redactor = redactor or redactor_of(settings)
     async with (
@@ -95,6 +97,7 @@ async def opened_base(settings: Settings, redactor: Redactor | None) -> AsyncIte
 async def opened_edge_base(settings: Settings, redactor: Redactor | None) -> AsyncIterator[Base]:
     """The same for a worker of an edge. Raises SettingsError, StorageError, OSError."""
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    claim(settings.data, Ledger.EDGE)
     clock, entropy = SystemClock(), SystemEntropy()
     redactor = redactor or redactor_of(settings)
     async with (

@@ -27,7 +27,7 @@ def webhook_secret(settings: Settings) -> str:
         return settings.webhook_secret.get_secret_value()
     path = settings.data / "webhook-secret"
     if not path.exists():
-        _propose(path, new_secret(os.urandom(32)))
+        propose(path, new_secret(os.urandom(32)))
     secret = path.read_text(errors="replace").strip()
     try:
         parse_secret(secret)
@@ -38,13 +38,13 @@ def webhook_secret(settings: Settings) -> str:
     return secret
 
 
-def _propose(path: Path, secret: str) -> None:
-    """Keep the secret whole, on disk and for its owner only, unless another process was first."""
+def propose(path: Path, text: str) -> None:
+    """Keep the line whole, on disk and for its owner only, unless another process was first. Raises OSError."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     draft = Path(name)
     try:
         with os.fdopen(descriptor, "w") as file:
-            file.write(f"{secret}\n")
+            file.write(f"{text}\n")
             file.flush()
             os.fsync(file.fileno())
         with suppress(FileExistsError):
