@@ -32,11 +32,10 @@ MAY_SEND = {
     "agent/gateway",
     "adapters/webhooks",
     "adapters/supabase/connection",
+    "adapters/cloudflare/client",
     "adapters/cloudflare/over_http",
-    "adapters/cloudflare/queue",
     "client/connection",
     "cli/doctor",
-    "deploying/account",
     "deploying/seen",
 }
 """The gateway's upstream, the webhook sender, the archive store, the operator's own edge and account, and what a user
