@@ -32,6 +32,21 @@ def test_those_that_start_together_have_the_same_one(tmp_path: Path) -> None:
             assert (data / "webhook-secret").stat().st_mode & 0o777 == 0o600
 
 
+def test_where_there_are_no_hard_links_it_is_made_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some mounts of containers have none, and the archives there need none either."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    settings = load(data=tmp_path)
+    assert parse_secret(webhook_secret(settings))
+    assert webhook_secret(settings) == webhook_secret(settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["webhook-secret"]
+
+
 def test_it_stays(tmp_path: Path) -> None:
     settings = load(data=tmp_path)
     assert webhook_secret(settings) == webhook_secret(settings)

@@ -214,9 +214,8 @@ class _Relay:
     async def run(self) -> None:
         task = asyncio.current_task()
         assert task is not None
-        _check(
-            self.grant
-        )  # Its body took time: the run may be over. Nothing else can happen before it is counted.
+        # Its body took time: the run may be over. Nothing else can happen before it is counted.
+        _check(self.grant)
         with self.grant.call(task, self.call.question) as meter:
             sent = False
             try:

@@ -18,6 +18,7 @@ from overnight.flows.bells import ring
 from overnight.flows.judging import failed_as_too_large
 from overnight.flows.lease import StopReason
 from overnight.flows.patience import patiently
+from overnight.flows.retracting import retract
 from overnight.flows.saving import Saved, Saving, SecretsInArchive
 from overnight.flows.telling import tell_secrets, told_saved
 from overnight.flows.workspace import Workspaces
@@ -70,7 +71,7 @@ class Finisher:
         try:
             return await self._save_and_finish(attempt, outcome, saving)
         except Refused:
-            await self._retract(attempt.job)
+            await retract(attempt.job, store=self.store, workspaces=self.workspaces)
             raise
 
     async def _save_and_finish(
@@ -183,16 +184,3 @@ class Finisher:
             await self.workspaces.forget(alias_name(session.session_id))
         except StorageError:
             log.warning("could not look for session %s", session.session_id, exc_info=True)
-
-    async def _retract(self, job: Job) -> None:
-        """What a stale attempt has stored goes, unless it was this attempt that finished the job."""
-        try:
-            pointed_at = (await self.store.snapshot(job.job_id)).job.archive
-        except JobNotFound:
-            pointed_at = (
-                None  # The session is erased, maybe before this was stored: nobody else will find it.
-            )
-        except StorageError:
-            return  # Retention deletes it, if nothing points at it.
-        if pointed_at != archive_name(job):
-            await self.workspaces.forget(archive_name(job))

@@ -17,6 +17,7 @@ from overnight.domain.archive_names import alias_name, archive_name
 from overnight.domain.errors import JobNotFound, Refused, SessionNotFound
 from overnight.domain.job import Job, Session, Snapshot
 from overnight.domain.late import saved_late, still_to_save
+from overnight.flows.retracting import retract
 from overnight.flows.saving import Saved, SecretsInArchive
 from overnight.flows.telling import told_saved
 from overnight.flows.unsaved import InUse, Unsaved, held
@@ -83,7 +84,7 @@ class LateSaving:
     async def _save(self, unsaved: Unsaved, job: Job, session: Session) -> None:
         saved = await self._stored(unsaved, job, session)
         if saved is None:
-            await self._retract(job)
+            await retract(job, store=self.store, workspaces=self.workspaces)
         elif await self._point(unsaved, job, session, saved):
             await self._settle(unsaved, job, session)
             await self._publish(job)
@@ -128,15 +129,6 @@ class LateSaving:
         if not await self.workspaces.is_stored(job):
             await self.workspaces.saving_late(unsaved, job, session).store()
         await asyncio.to_thread(remove_tree, unsaved.place)
-
-    async def _retract(self, job: Job) -> None:
-        """What was stored goes, unless another process has pointed the job at it."""
-        try:
-            pointed_at = (await self.store.snapshot(job.job_id)).job.archive
-        except JobNotFound:
-            pointed_at = None
-        if pointed_at != archive_name(job):
-            await self.workspaces.forget(archive_name(job))
 
     async def _point(self, unsaved: Unsaved, job: Job, session: Session, saved: Saved) -> bool:
         decide = saved_late(

@@ -48,9 +48,8 @@ def held(place: Path) -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InUse(f"{place.name} is in use") from None
-        if not os.path.samestat(
-            os.fstat(fd), place.lstat()
-        ):  # Renamed, and another put there, before the lock.
+        # Before the lock it may have been renamed, and another put there.
+        if not os.path.samestat(os.fstat(fd), place.lstat()):
             raise InUse(f"{place.name} is in use")
         yield
     finally:

@@ -97,13 +97,13 @@ async def opened_base(settings: Settings, redactor: Redactor | None) -> AsyncIte
 async def opened_edge_base(settings: Settings, redactor: Redactor | None) -> AsyncIterator[Base]:
     """The same for a worker of an edge. Raises SettingsError, StorageError, OSError."""
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    claim(settings.data, Ledger.EDGE)
     clock, entropy = SystemClock(), SystemEntropy()
     redactor = redactor or redactor_of(settings)
     async with (
         edge_parts(settings, MemoryWakeups(), clock) as edge,
         opened_archives(settings) as archives,
     ):
+        claim(settings.data, Ledger.EDGE)  # Not before the settings are known to be an edge's.
         keys = KeyRing(edge.keys, clock, learn=partial(redactor.learn, "webhook_secret"))
         await keys.refresh()
         with _enrolled(settings, entropy) as (worker, roster, scratch):

@@ -26,5 +26,6 @@ def claim(data: Path, ledger: Ledger) -> None:
     holder = mark.read_text(errors="replace").strip()
     if holder != ledger:
         raise SettingsError(
-            f"{data} holds the files of {holder}, and nothing was touched. Name another directory in OVERNIGHT_DATA."
+            f"{data} holds the files of {holder}, and nothing was touched. Name another directory in OVERNIGHT_DATA; "
+            f"or delete {mark} if that is a mistake."
         )

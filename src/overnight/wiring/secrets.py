@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 from overnight.archive import fsync_directory
@@ -47,8 +46,18 @@ def propose(path: Path, text: str) -> None:
             file.write(f"{text}\n")
             file.flush()
             os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            path.hardlink_to(draft)
+        _give_name(draft, path)
     finally:
-        draft.unlink()
+        draft.unlink(missing_ok=True)
     fsync_directory(path.parent)
+
+
+def _give_name(draft: Path, path: Path) -> None:
+    """To the first who asks. Where there are no hard links two that ask in the same moment may both get it."""
+    try:
+        path.hardlink_to(draft)
+    except FileExistsError:
+        pass
+    except OSError:
+        if not path.exists():
+            draft.rename(path)

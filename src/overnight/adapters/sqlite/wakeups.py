@@ -142,9 +142,7 @@ def socket_directory(data_dir: Path, temporary: Path) -> Path:
     if len(os.fsencode(directory)) + LONGEST_NAME > MAX_ADDRESS_BYTES:
         directory = _recorded(data_dir / "wake.path", _short(data_dir, temporary))
     directory.mkdir(mode=0o700, exist_ok=True)
-    status = (
-        directory.lstat()
-    )  # In a directory that is everybody's, another user could have put a link there.
+    status = directory.lstat()  # Where everybody may write, another user could have put a link there.
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise PermissionError("the directory for wake-ups is a link, or belongs to another user")
     return directory
