@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overnight.archive import IGNORE_FILE, Omission, Packed, Part, pack
-from overnight.archive.ignore import LARGEST, MOST_PATTERNS, linear
+from overnight.archive.ignore import LARGEST
+from overnight.archive.patterns import MOST_PATTERNS, linear
 
 
 @pytest.fixture

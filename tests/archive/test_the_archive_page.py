@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from overnight.archive import DEFAULT_EXCLUDE, Omission, Part, ignore, inspect, pack
+from overnight.archive import DEFAULT_EXCLUDE, Omission, Part, ignore, inspect, pack, patterns
 
 PAGE = (Path(__file__).parents[2] / "docs" / "archive.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"^```(\w*)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
@@ -75,6 +75,6 @@ def test_the_patterns_and_the_limits_of_them(place: Path) -> None:
     ]
     kept = [entry.name for entry in inspect(place / "a.zip").entries]
     assert kept == [".overnightignore", "a.txt", "keep.log", "link", "sub", "sub/build"]
-    numbers = (ignore.LARGEST >> 10, ignore.MOST_PATTERNS, ignore.LONGEST)
+    numbers = (ignore.LARGEST >> 10, patterns.MOST_PATTERNS, patterns.LONGEST)
     assert "At most {} KiB and {} patterns of {} characters".format(*numbers) in PAGE
     assert all(f"`{name}`" in PAGE for name in DEFAULT_EXCLUDE)

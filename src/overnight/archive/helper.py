@@ -1,7 +1,7 @@
 """A second process of ours that shares the work of many small files, which keep the interpreter of one busy.
 
 It is this program again (`overnight.archive.helping`), with the same rights. It gets an empty environment and the
-descriptors it is sent with, and ends when this process does: its channel ends then.
+descriptors that come with its order, and ends when this process does: its channel ends then.
 """
 
 import json
@@ -10,7 +10,8 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from overnight.archive.wire import DIALECT
@@ -20,6 +21,7 @@ SILENT_SECONDS = 120.0
 FEW = 1000
 """Files that one process has done by the time a second one is ready (it takes 0.1 s of CPU)."""
 _LENGTH = struct.Struct("<Q")
+_MOST_DESCRIPTORS = 2
 
 
 class HelperLost(Exception):
@@ -38,9 +40,21 @@ class Channel:
         self._file.write(message)
         self._file.flush()
 
+    def send_order(self, message: bytes, descriptors: Sequence[int]) -> None:
+        """The first message, and the only one that descriptors go along with."""
+        socket.send_fds(self._end, [_LENGTH.pack(len(message))], descriptors)
+        self._file.write(message)
+        self._file.flush()
+
+    def receive_order(self) -> tuple[bytes | None, list[int]]:
+        head, descriptors, _, _ = socket.recv_fds(self._end, _LENGTH.size, _MOST_DESCRIPTORS)
+        return self._after(head), descriptors
+
     def receive(self) -> bytes | None:
         """None at the end."""
-        head = self._file.read(_LENGTH.size)
+        return self._after(self._file.read(_LENGTH.size))
+
+    def _after(self, head: bytes) -> bytes | None:
         if len(head) < _LENGTH.size:
             return None
         (length,) = _LENGTH.unpack(head)
@@ -54,17 +68,35 @@ class Channel:
 
 
 class Helper:
-    """Answers one request after another."""
+    """Answers one request after another. If two threads ask, it has the next request when it has answered one."""
 
     def __init__(self, process: subprocess.Popen[bytes], channel: Channel) -> None:
         self._process = process
         self._channel = channel
+        self._sending = threading.Lock()
+        self._receiving = threading.Lock()
+
+    def order(self, work: str, order: Mapping[str, object], descriptors: Mapping[str, int]) -> None:
+        """What it is to do, said once and before all else (see `overnight.archive.helping`). It finds the descriptors
+        under their names; they are taken over, and closed here."""
+        message = json.dumps((work, order, tuple(descriptors))).encode()
+        try:
+            with suppress(OSError):  # it has ended already: the first request will tell
+                self._channel.send_order(message, tuple(descriptors.values()))
+        finally:
+            for descriptor in descriptors.values():
+                os.close(descriptor)
 
     def ask(self, request: bytes) -> bytes:
         """Raises HelperLost."""
         try:
-            self._channel.send(request)
-            answer = self._channel.receive()
+            with self._sending:
+                self._channel.send(request)
+                self._receiving.acquire()  # before the next is sent: answers come in the order of requests
+            try:
+                answer = self._channel.receive()
+            finally:
+                self._receiving.release()
         except OSError:
             answer = None
         if answer is None:
@@ -83,19 +115,9 @@ class Helper:
 
 
 @contextmanager
-def start_helper(
-    work: str, order: Mapping[str, object], descriptors: Mapping[str, int]
-) -> Iterator[Helper | None]:
-    """`work` and `order` say what it is to do (see `overnight.archive.helping`). The `descriptors` are taken over;
-    it finds them under their names.
-
-    None where it would be of no use, without a second core, or if no process is to be had.
-    """
-    try:
-        helper = _started(work, order, descriptors) if _cores() > 1 and sys.executable else None
-    finally:
-        for descriptor in descriptors.values():
-            os.close(descriptor)
+def start_helper() -> Iterator[Helper | None]:
+    """None where it would be of no use, without a second core, or if no process is to be had."""
+    helper = _started() if _cores() > 1 and sys.executable else None
     try:
         yield helper
     finally:
@@ -108,7 +130,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _started(work: str, order: Mapping[str, object], descriptors: Mapping[str, int]) -> Helper | None:
+def _started() -> Helper | None:
     try:
         ours, theirs = socket.socketpair()
     except OSError:
@@ -124,12 +146,9 @@ def _started(work: str, order: Mapping[str, object], descriptors: Mapping[str, i
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), *descriptors.values()),
+                pass_fds=(theirs.fileno(),),
             )
         except OSError:
             ours.close()
             return None
-    channel = Channel(ours)
-    with suppress(OSError):  # it has ended already: the first request will tell
-        channel.send(json.dumps({work: {**order, **descriptors}}).encode())
-    return Helper(process, channel)
+    return Helper(process, Channel(ours))

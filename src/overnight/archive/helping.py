@@ -6,7 +6,6 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from typing import Any
 
 from overnight.archive.helper import Channel
 from overnight.archive.model import ArchiveRefused
@@ -30,30 +29,24 @@ def main() -> None:
     if dialect != DIALECT:
         return
     with closing(Channel(socket.socket(fileno=int(descriptor)))) as channel:
-        order = channel.receive()
+        order, descriptors = channel.receive_order()
         if order is None:
             return
-        answer = _answerer(json.loads(order))
+        work, options, names = json.loads(order)
+        answer = _WORKS[work](**options, **dict(zip(names, descriptors, strict=True)))
         while (request := channel.receive()) is not None:
             channel.send(answer(request))
 
 
-def _answerer(order: Mapping[str, Mapping[str, Any]]) -> Callable[[bytes], bytes]:
-    """See `read_in_order` and `Restore` for what they order."""
-    if "read" in order:
-        return _reading(**order["read"])
-    return _writing(**order["write"])
-
-
-def _reading(root: int, *, prefix: str, largest: int, live_since_ns: int | None) -> Callable[[bytes], bytes]:
+def _reading(*, root: int, prefix: str, largest: int, live_since_ns: int | None) -> Callable[[bytes], bytes]:
     reader, descent = Reader(largest, live_since_ns), Descent(root, prefix)
     return lambda request: readings_to(read_places(reader, descent, places_from(request)))
 
 
 def _writing(
+    *,
     root: int,
     archive: int,
-    *,
     prefix: str,
     plain_modes: bool,
     fresh_times: bool,
@@ -78,6 +71,10 @@ def _writing(
         return written_to(list(statuses.values()))
 
     return answer
+
+
+_WORKS: Mapping[str, Callable[..., Callable[[bytes], bytes]]] = {"read": _reading, "write": _writing}
+"""See `read_in_order` and `Restore` for what they order."""
 
 
 if __name__ == "__main__":

@@ -47,7 +47,11 @@ class Judged:
 
 def judge(archive: ArchiveFile, profile: Profile) -> Judged:
     """Raises ArchiveRefused."""
-    directory = read_directory(archive, profile.caps, stranger=profile.stranger)
+    return judge_all(archive, read_directory(archive, profile.caps, stranger=profile.stranger), profile)
+
+
+def judge_all(archive: ArchiveFile, directory: Directory, profile: Profile) -> Judged:
+    """The archive of this directory. Raises ArchiveRefused."""
     for record in directory.records:
         _judge_form(record)
         _judge_size(record, profile.caps)

@@ -16,6 +16,7 @@ _LONGEST_COMMENT = 0xFFFF
 _DOS_DIRECTORY = 0x10
 _PLAIN_MODES = {Kind.FILE: 0o644, Kind.DIRECTORY: 0o755, Kind.SYMLINK: 0o777}
 """For archives of systems that have no modes."""
+_ONE_VOLUME = frozenset({0, layout.FULL_16})
 _KINDS = {stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.DIRECTORY, stat.S_IFLNK: Kind.SYMLINK}
 
 
@@ -225,12 +226,12 @@ class _Records:
         _, maker, _, flags, method, clock, date, crc, compressed, size, *_, disk, _, attributes, offset = (
             fields
         )
-        if disk not in {0, layout.FULL_16}:
+        if disk not in _ONE_VOLUME:
             raise ArchiveRefused(Refusal.UNSUPPORTED, "The zip has several volumes. Send it as one file.")
-        if layout.FULL_32 in {size, compressed, offset}:
+        if layout.FULL_32 in (size, compressed, offset):
             size, compressed, offset = _wide_numbers(number, (size, compressed, offset), extra)
         name = _text(number, raw_name, flags, self._stranger)
-        form = (maker >> 8, attributes, name.endswith("/"))
+        form = (maker >> 8, attributes, raw_name.endswith(b"/"))
         nature = self._natures.get(form)
         if nature is None:
             nature = self._natures[form] = _nature(number, *form)

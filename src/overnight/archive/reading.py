@@ -20,7 +20,7 @@ LARGEST_BATCH = 2 * MIB
 _HELD = 16 * MIB
 """Compressed bytes that may wait for their turn, with 1 KiB for each file however small."""
 _ASKED = 2
-"""Batches that the helper has at most: while it sends one it has the next."""
+"""Batches that the helper has at most, with a thread that waits for each: when it sends one it has the next."""
 
 Outcome = tuple[Node, Read | FoundLarge | Omission]
 
@@ -37,14 +37,15 @@ def read_in_order(part: Part, reader: Reader, nodes: Iterable[Node]) -> Generato
     if more is None:
         return
     nodes = chain((more,), nodes)
-    order = {"prefix": part.prefix, "largest": reader.largest, "live_since_ns": reader.live_since_ns}
-    with start_helper("read", order, {"root": open_root(part)}) as helper:
+    with start_helper() as helper:
         if helper is None:
             yield from ((node, reader.read(node)) for node in nodes)
         else:
+            order = {"prefix": part.prefix, "largest": reader.largest, "live_since_ns": reader.live_since_ns}
+            helper.order("read", order, {"root": open_root(part)})
             with (
                 closing(Descent(open_root(part), part.prefix)) as descent,
-                ThreadPoolExecutor(1, "pack-ahead") as thread,
+                ThreadPoolExecutor(_ASKED, "pack-ahead") as thread,
             ):
                 yield from _Ahead(reader, descent, helper, thread).read(nodes)
 

@@ -2,29 +2,35 @@
 
 import errno
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, ExitStack, closing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from overnight.archive.hands import Hand, share_out
-from overnight.archive.helper import FEW, Helper, HelperLost, start_helper
-from overnight.archive.model import Kind
+from overnight.archive.hands import Hand, Line, share_out
+from overnight.archive.helper import Helper, HelperLost
+from overnight.archive.model import MIB, Kind
 from overnight.archive.reader import ArchiveFile, Record
 from overnight.archive.spans import Span, batches, is_small
 from overnight.archive.walk import OPEN_DIRECTORY
 from overnight.archive.wire import spans_to, written_from
 from overnight.archive.writing import FileWriter, Manner, Reach, clash, path_below
 
+_HUGE = 256 * MIB
+"""A helper writes no larger file: it says nothing meanwhile (`SILENT_SECONDS`), and a disk may be slow."""
+
+Turn = tuple[int, list[Span]]
+
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """All entries to restore must be below the prefix."""
+    """All entries to restore must be below the prefix. The helper, if there is one, has no order yet."""
 
     root: Path
     archive: ArchiveFile
     manner: Manner
     prefix: str
+    helper: Helper | None = None
 
     def run(self, share: list[Span], targets: Mapping[str, bytes]) -> None:
         """Directories first, then files: a second thread writes the large ones.
@@ -56,17 +62,17 @@ class Restore:
         return found
 
     def _write_files(self, files: list[Span]) -> None:
-        """Small ones keep an interpreter busy: where there are many, a second process helps with them."""
-        numbered = list(enumerate(batches(files)))
-        small = iter([(number, batch) for number, batch in numbered if is_small(batch[0].record)])
-        large = iter([(number, batch) for number, batch in numbered if not is_small(batch[0].record)])
+        """Small ones keep an interpreter busy. The helper begins with the large ones, so that no other thread is in
+        the way of the caller's meanwhile, and a thread of ours has the huge ones."""
+        small, large, huge = _lines(files)
         with ExitStack() as resources:
-            writers = [self._writer(resources) for _ in range(3)]
-            others = [Hand(writers[1].write, [large])]
-            helper = resources.enter_context(self._helper()) if len(files) > FEW else None
-            if helper:
-                others.append(Hand(_Helped(helper, writers[2]).write, [small]))
-            share_out(Hand(writers[0].write, [small, large]), others)
+            own, second, *further = [self._writer(resources) for _ in range(4)]
+            others = [Hand(second.write, [huge] if self.helper else [large, huge])]
+            if self.helper:
+                self._give_order(self.helper)
+                first, ahead = [_Helped(self.helper, writer).write for writer in further]
+                others += [Hand(first, [large, small]), Hand(ahead, [small])]
+            share_out(Hand(own.write, [small, large, huge]), others)
 
     def _writer(self, resources: ExitStack) -> FileWriter:
         reach = resources.enter_context(closing(self._reach()))
@@ -75,7 +81,7 @@ class Restore:
     def _reach(self) -> Reach:
         return Reach(os.open(self.root, OPEN_DIRECTORY))
 
-    def _helper(self) -> AbstractContextManager[Helper | None]:
+    def _give_order(self, helper: Helper) -> None:
         manner = self.manner
         order = {
             "prefix": self.prefix,
@@ -85,7 +91,7 @@ class Restore:
             "recorded": manner.statuses is not None,
         }
         descriptors = {"root": os.open(self.root, OPEN_DIRECTORY), "archive": self.archive.duplicate()}
-        return start_helper("write", order, descriptors)
+        helper.order("write", order, descriptors)
 
     def _write_link(self, reach: Reach, record: Record, target: bytes) -> None:
         parent, _, leaf = path_below(self.prefix, record).rpartition("/")
@@ -95,6 +101,15 @@ class Restore:
         except OSError as error:
             raise clash(error) from error
         self.manner.finish_link(directory, leaf, record)
+
+
+def _lines(files: Iterable[Span]) -> Iterator[Line[list[Span]]]:
+    """Batches of small files, large ones, and those whose writing a helper might be silent about for too long."""
+    found: tuple[list[Turn], list[Turn], list[Turn]] = ([], [], [])
+    for number, batch in enumerate(batches(files)):
+        record = batch[0].record
+        found[0 if is_small(record) else 1 if record.size <= _HUGE else 2].append((number, batch))
+    return map(iter, found)
 
 
 class _Helped:

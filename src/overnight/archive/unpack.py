@@ -3,10 +3,11 @@
 import errno
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from overnight.archive.judge import Judged, judge
+from overnight.archive.helper import FEW, start_helper
+from overnight.archive.judge import Judged, judge_all
 from overnight.archive.model import (
     OWN,
     RESERVED,
@@ -19,7 +20,7 @@ from overnight.archive.model import (
     Unpacked,
 )
 from overnight.archive.owners import Owner
-from overnight.archive.reader import ArchiveFile, open_archive
+from overnight.archive.reader import ArchiveFile, open_archive, read_directory
 from overnight.archive.record import Record, directory_sha256, sections_of
 from overnight.archive.restore import Restore
 from overnight.archive.spans import Span, content
@@ -52,10 +53,13 @@ def unpack(
     if record is not None:
         record.unlink(missing_ok=True)
     statuses: dict[bytes, bytes] = {}
-    with open_archive(path) as archive:
-        judged = judge(archive, profile)
+    with open_archive(path) as archive, ExitStack() as resources:
+        directory = read_directory(archive, profile.caps, stranger=profile.stranger)
+        helper = resources.enter_context(start_helper()) if len(directory.records) > FEW else None
+        judged = judge_all(archive, directory, profile)
         session = _session(archive, judged, profile)
         shares = _shares(judged, routes)
+        most = max(shares, key=lambda prefix: len(shares[prefix]), default=None)
         with _staged(routes, record) as places:
             for prefix, share in shares.items():
                 manner = Manner(
@@ -64,10 +68,11 @@ def unpack(
                     owner=owner,
                     statuses=None if record is None else statuses,
                 )
-                Restore(places[prefix], archive, manner, prefix).run(share, judged.targets)
+                helped = helper if prefix == most else None
+                Restore(places[prefix], archive, manner, prefix, helped).run(share, judged.targets)
             if record is not None and sha256 is not None:
-                directory = directory_sha256(archive, judged.directory_start)
-                Record(archive.size, sha256, directory, sections_of(statuses)).save(record)
+                listed = directory_sha256(archive, judged.directory_start)
+                Record(archive.size, sha256, listed, sections_of(statuses)).save(record)
         kept = [span.record.size for share in shares.values() for span in share]
         return Unpacked(len(kept), sum(kept), session)
 
