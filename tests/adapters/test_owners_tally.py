@@ -15,7 +15,7 @@ from overnight.adapters.system import SystemEntropy
 from overnight.domain.errors import TooManyJobs
 from overnight.domain.job import Job, Status, WaitingFor
 from overnight.domain.keys import KeyLimits
-from overnight.domain.standing import DAY_SECONDS, Standing, room_to_wait
+from overnight.domain.standing import DAY_SECONDS, Standing, room_to_run, room_to_wait
 from overnight.ports import StorageFailed
 
 OWNER = "alice"
@@ -217,6 +217,19 @@ async def test_mending_costs_no_more_the_more_are_refused_and_reaches_every_entr
             continue
         return
     pytest.fail("the entry without a job was never looked at")
+
+
+async def test_a_place_that_nobody_has_is_found_free_however_many_wait(world: World) -> None:
+    """A fleet whose owners had many waiting jobs looked after those, and stood still."""
+    waiting = [replace(world.job(), max_running=1) for _ in range(10 * MENDED)]
+    for job in waiting:
+        await world.owners.reserve(job, anything)
+        await world.store(job)
+    _, running = await begun(world)
+    await world.store(moved(running, Status.COMPLETED))  # and the note of it was lost
+    world.clock.time += 60.0
+    await world.owners.reserve(moved(waiting[0], Status.PROCESSING), room_to_run(now=0.0))
+    assert (await world.standing()).processing == 1
 
 
 async def test_a_check_costs_no_more_the_more_jobs_a_day_has_seen(world: World) -> None:

@@ -13,7 +13,7 @@ import msgspec
 from overnight.adapters.cloudflare import codec, tally
 from overnight.adapters.cloudflare.documents import ABSENT, Batch, Document, Documents, Read, Span
 from overnight.adapters.cloudflare.tally import Entry, Noted, Tally
-from overnight.domain.errors import Refused
+from overnight.domain.errors import OwnerBusy, Refused
 from overnight.domain.job import Job, Status
 from overnight.domain.standing import Check
 from overnight.ports import Books, Clock, StorageBusy, StorageError
@@ -26,7 +26,7 @@ FAILURES = 3
 FIRST_TRIES, PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 3, 0.01, 0.2
 """Collisions at once are over in the time of a round trip; after the first ones each waits a little longer."""
 MOST = 10_000
-"""Open jobs that one look at the books counts."""
+"""Open jobs that one look at the books counts, and that are mended: the oldest, as ids begin with the time."""
 MENDED = 50
 """Entries that one refusal looks after, and how often at most one does: a look at each job is paid for."""
 MEND_SECONDS = 30.0
@@ -54,8 +54,9 @@ class Owners:
 
         try:
             await self._note(job.owner, job.job_id, room)
-        except Refused:
-            if not await self._mend(job.owner):
+        except Refused as refused:
+            running_only = isinstance(refused, OwnerBusy)
+            if not await self._mend(job.owner, running_only=running_only):
                 raise
             await self._note(job.owner, job.job_id, room)
 
@@ -106,23 +107,25 @@ class Owners:
                 return
         raise StorageBusy("The owner's jobs are changed by too many at once. Nothing was written: try again.")
 
-    async def _mend(self, owner: str) -> bool:
-        """Compare some entries with the jobs themselves, each time the next ones. True if that may have helped."""
+    async def _mend(self, owner: str, *, running_only: bool) -> bool:
+        """Compare some entries with the jobs themselves, each time the next ones. True if that may have helped.
+
+        Those that are said to run come first: however many wait, a place that nobody has is soon found to be free.
+        """
         name, now = codec.owner_object(owner), self._clock.now()
         found = await self._documents.read(name, Read(keys=[_TALLY]))
         kept = _tally_in(found)
         if now - kept.mended_at < MEND_SECONDS:
             return False
-        span = Span(_OPEN, kept.mended_to, MENDED)
-        entries = _entries(await self._documents.read(name, Read(spans=[span])))
-        mended_to = max(entries) if len(entries) == MENDED else ""
-        kept = msgspec.structs.replace(kept, mended_to=mended_to, mended_at=now)
+        entries = _entries(await self._documents.read(name, Read(spans=[Span(_OPEN, limit=MOST)])))
+        kept, looked_at = tally.next_to_mend(kept, entries, most=MENDED, running_only=running_only)
+        kept = msgspec.structs.replace(kept, mended_at=now)
         batch = Batch(expect={_TALLY: _version(found)}, put={_TALLY: codec.encode(kept)})
         if not await self._documents.write(name, batch):
             return False  # somebody else mends, or the owner's jobs move: the next refusal comes
-        for key, entry in entries.items():
-            if now - entry.at >= YOUNG_SECONDS:
-                await self._compare(owner, key.removeprefix(_OPEN), entry)
+        for key in looked_at:
+            if now - entries[key].at >= YOUNG_SECONDS:
+                await self._compare(owner, key.removeprefix(_OPEN), entries[key])
         return True
 
     async def _compare(self, owner: str, job_id: str, entry: Entry) -> None:

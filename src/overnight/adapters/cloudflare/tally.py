@@ -4,6 +4,7 @@ One row is the tally, and one row for each open job says what of it is in there.
 note that comes twice, or late, or from somebody who does not know whether it was written, is counted once.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping
 
 import msgspec
@@ -19,14 +20,14 @@ EXACT = 9
 
 
 class Tally(Struct, frozen=True, kw_only=True):
-    """`held` are the queued ones that a limit on running jobs holds, `spent` is in US dollars by UTC day. `mended_to`
-    and `mended_at`: how far and when entries were last compared with their jobs."""
+    """`held` are the queued ones that a limit on running jobs holds, `spent` is in US dollars by UTC day.
+    `reached` and `mended_at`: how far, by status, and when entries were last compared with their jobs."""
 
     queued: int = 0
     processing: int = 0
     held: int = 0
     spent: Mapping[int, float] = {}
-    mended_to: str = ""
+    reached: Mapping[Status, str] = {}
     mended_at: float = 0.0
 
 
@@ -91,6 +92,29 @@ def mended(noted: Noted, job: Job | None, *, now: float) -> Noted:
     if (right.status, right.held) == (entry.status, entry.held):
         return tally, entry
     return _exchanged(tally, entry, right), right
+
+
+def next_to_mend(
+    tally: Tally, entries: Mapping[str, Entry], *, most: int, running_only: bool
+) -> tuple[Tally, list[str]]:
+    """The keys of up to `most` entries to compare with their jobs, and the tally that remembers how far that goes.
+
+    Those that are said to run have half of the places, or all; each status is gone through by itself, round and round.
+    """
+    chosen: list[str] = []
+    reached = dict(tally.reached)
+    shares = (
+        [(Status.PROCESSING, most)]
+        if running_only
+        else [(Status.PROCESSING, most // 2), (Status.QUEUED, most)]
+    )
+    for status, share in shares:
+        keys = sorted(key for key, entry in entries.items() if entry.status is status)
+        begin = bisect_right(keys, reached.get(status, ""))
+        if mine := (keys[begin:] + keys[:begin])[: min(share, most - len(chosen))]:
+            chosen += mine
+            reached[status] = mine[-1]
+    return msgspec.structs.replace(tally, reached=reached), chosen
 
 
 def forgotten(noted: Noted) -> Noted:
