@@ -5,10 +5,11 @@ seed, fleet and faults give the same run on every machine.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from bench.simulation.agenda import Agenda
+from bench.simulation.agenda import Agenda, Process
 from bench.simulation.archives import Archives
 from bench.simulation.cloud_queue import CloudQueue
 from bench.simulation.ledger import Ledger
@@ -21,6 +22,7 @@ from bench.simulation.worker import Worker, World
 from overnight.domain.job import Change, Status
 
 START = 1_000_000.0
+TELL_SECONDS = 600.0
 PATIENCE_SECONDS = 6 * 3600.0
 """Longer than any wait of the rules in a simulation: if no event is written for so long, jobs are stuck."""
 
@@ -35,20 +37,42 @@ class Report:
     waits: list[float]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """`seconds` of virtual time; `messages` are bells under way, `busy` the workers that have one or run a job."""
+
+    seconds: float
+    ended: int
+    open: int
+    messages: int
+    busy: int
+
+
 def simulate(
     fleet: Fleet,
     *,
     seed: int,
     faults: Faults | None = None,
     rules: Rules | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Report:
-    """Run until every job has its final status and the world is quiet. Raises Violation."""
-    simulation = Simulation(fleet, faults or Faults(), rules or Rules(), Random(seed))
+    """Run until every job has its final status and the world is quiet. Raises Violation.
+
+    `progress` is called every ten minutes of virtual time.
+    """
+    simulation = Simulation(fleet, faults or Faults(), rules or Rules(), Random(seed), progress)
     return simulation.run()
 
 
 class Simulation:
-    def __init__(self, fleet: Fleet, faults: Faults, rules: Rules, chance: Random) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        faults: Faults,
+        rules: Rules,
+        chance: Random,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
         self._agenda, self._tally = Agenda(START), Counter[str]()
         self._witness = Witness(rules.policy)
         self._queue = CloudQueue(self._agenda, chance, fleet, faults, self._tally)
@@ -68,12 +92,15 @@ class Simulation:
         )
         self._callers, self._alarms = Callers(self._world), Alarms(self._world)
         self._moved_at = START
+        self._progress = progress
         self._ledger.written = self._written
 
     def run(self) -> Report:
         self._agenda.start(self._callers.send())
         for number in range(self._world.fleet.workers):
             self._agenda.start(Worker(f"w{number}", self._world).live())
+        if self._progress is not None:
+            self._agenda.start(self._tell(self._progress))
         while not self._is_quiet():
             self._agenda.step()
             if self._agenda.now - self._moved_at > PATIENCE_SECONDS:
@@ -85,6 +112,19 @@ class Simulation:
             tally=self._tally,
             waits=sorted(self._world.waits),
         )
+
+    def _tell(self, progress: Callable[[Progress], None]) -> Process[None]:
+        while True:
+            yield TELL_SECONDS
+            progress(
+                Progress(
+                    seconds=self._agenda.now - START,
+                    ended=sum(self._witness.statuses.values()),
+                    open=self._witness.open,
+                    messages=self._queue.alive,
+                    busy=self._world.busy,
+                )
+            )
 
     def _is_quiet(self) -> bool:
         """Nobody has anything left to do: also no bell is under way, and no late worker."""

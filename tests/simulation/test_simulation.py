@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from bench.simulation.plan import Faults, Fleet, Rules
 from bench.simulation.witness import Violation, Witness
-from bench.simulation.world import Report, simulate
+from bench.simulation.world import Progress, Report, simulate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -65,6 +65,16 @@ mixes = st.builds(
     cancel=some,
     resend=some,
 )
+
+
+def test_progress_is_told_until_all_has_ended() -> None:
+    told: list[Progress] = []
+    report = simulate(SMALL, seed=1, progress=told.append)
+    assert [each.seconds for each in told] == [600.0 * number for number in range(1, len(told) + 1)]
+    assert len(told) == report.seconds // 600 > 0
+    ended = [each.ended for each in told]
+    assert ended == sorted(ended)
+    assert ended[-1] + told[-1].open <= ends(report)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
