@@ -119,6 +119,7 @@ def main() -> None:
     if asked.bench == "peak":
         print(peak(asked.work, asked.source, asked.fresh))
         return
+    asked.dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=asked.dir, prefix="bench-") as scratch:
         place = Path(scratch)
         make_tree(PLANS[asked.tree], place / "tree")
