@@ -29,8 +29,11 @@ def url_of(listener: socket.socket) -> str:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Any, listener: socket.socket, *, grace_seconds: float = 1.0) -> AsyncIterator[None]:
-    """Serve `app` while the block runs; then close the listener and give open requests `grace_seconds`.
+async def serving(
+    app: Any, listener: socket.socket, *, grace_seconds: float = 1.0, connections: int | None = None
+) -> AsyncIterator[None]:
+    """Serve `app` while the block runs; then close the listener and give open requests `grace_seconds`. Whoever
+    connects past `connections` at once is hung up on; None is no limit.
 
     httptools and not h11: it refuses Content-Length beside Transfer-Encoding (facts: security 8). uvicorn keeps
     the switch of its access log in the process, so no server here may want one.
@@ -44,6 +47,8 @@ async def serving(app: Any, listener: socket.socket, *, grace_seconds: float = 1
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=max(int(grace_seconds), 1),
+        backlog=connections or BACKLOG,  # also how many are taken before any of them is looked at
+        limit_concurrency=None if connections is None else connections + 1,
     )
     server = _Server(config)
     # Not a TaskGroup: it would wrap what the caller's block raises.
@@ -58,9 +63,9 @@ async def serving(app: Any, listener: socket.socket, *, grace_seconds: float = 1
 
 
 class PromptHttp(HttpToolsProtocol):
-    """Hangs up on a client whose request line and headers are not there in time, or never end.
+    """Hangs up on a client whose request line and headers are not there in time, or never end, and on one too many.
 
-    uvicorn has neither limit (facts: security 8): a client that sends one byte now and then holds a connection
+    uvicorn has none of these limits (facts: security 8): a client that sends one byte now and then holds a connection
     for ever, and one that sends headers without end fills the memory.
     """
 
@@ -70,6 +75,10 @@ class PromptHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         self._wait_for_head()
+        # uvicorn would only refuse requests, and let those stay that send none.
+        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
+            self.connections.discard(self)
+            transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._deadline is not None:

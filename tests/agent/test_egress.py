@@ -149,6 +149,16 @@ async def test_a_run_has_so_many_connections() -> None:
             writer.close()
 
 
+async def test_of_connections_past_twice_their_number_nothing_is_kept() -> None:
+    async with proxied(limits=ProxyLimits(connections=3, farewell=10.0)) as proxy, asyncio.timeout(5):
+        held = [await proxy.connect() for _ in range(6)]
+        late, writer = await proxy.connect()
+        with contextlib.suppress(ConnectionResetError):
+            assert await late.read() == b""
+        for _, open_one in (*held, (late, writer)):
+            open_one.close()
+
+
 async def test_what_nobody_reads_counts_as_a_connection() -> None:
     """Else a run could have any number of them, each with what its client does not read."""
     over: asyncio.Queue[None] = asyncio.Queue()

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp
 
-from overnight.agent.gateway import Gateway, open_gateway, resets_at
+from overnight.agent.gateway import CONNECTIONS, Gateway, open_gateway, resets_at
 from overnight.agent.grants import Allowance, Grant
 from overnight.serving import listen, url_of
 
@@ -259,18 +259,24 @@ async def test_a_revoked_token_is_dead_though_the_grant_lasts(way: Way) -> None:
     assert (await way.client.get("/v1/models")).status_code == 401
 
 
-async def slow_call(way: Way) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A call for a message, all but the last byte of its body."""
+async def begun_call(way: Way) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A call for a message, all but the last byte of its body; it would send that when it is asked to go on."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(way.url.rpartition(":")[2]))
     head = f"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: {TOKEN}\r\ncontent-length: 2\r\n"
     writer.write(f"{head}expect: 100-continue\r\n\r\n{{".encode())
-    assert b"100" in await reader.readuntil(b"\r\n\r\n"), "the body is being read"
     return reader, writer
 
 
 async def status_of(reader: asyncio.StreamReader) -> int:
     async with asyncio.timeout(10):
         return int((await reader.readuntil(b"\r\n")).split()[1])
+
+
+async def slow_call(way: Way) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await begun_call(way)
+    assert await status_of(reader) == 100, "the body is being read"
+    await reader.readuntil(b"\r\n")
+    return reader, writer
 
 
 async def test_a_call_whose_body_is_late_does_not_outlive_its_token(way: Way) -> None:
@@ -282,23 +288,34 @@ async def test_a_call_whose_body_is_late_does_not_outlive_its_token(way: Way) ->
     assert way.upstream.seen == []
 
 
-async def test_of_calls_that_come_at_the_same_moment_no_more_pass_than_may(serve: Serve) -> None:
+async def test_of_more_calls_than_may_pass_no_body_is_read(serve: Serve) -> None:
+    """Bodies of 32 MiB each would fill the worker's memory."""
     async with laid(serve, KEY, allowance=Allowance(concurrency=2)) as way:
-        released = asyncio.Event()
-
-        async def held() -> AsyncIterator[bytes]:
-            await released.wait()
-            yield b"{}"
-
-        way.upstream.answers["/v1/messages"] = lambda: StreamingResponse(held())
-        calls = [await slow_call(way) for _ in range(10)]
-        for _, writer in calls:
+        held = [await slow_call(way) for _ in range(2)]
+        refused = [await begun_call(way) for _ in range(8)]
+        assert [await status_of(reader) for reader, _ in refused] == [429] * 8
+        for reader, writer in held:
             writer.write(b"}")
-        statuses = await asyncio.gather(*(status_of(reader) for reader, _ in calls))
-        released.set()
-        for _, writer in calls:
+            assert await status_of(reader) == 200
+        assert (await way.client.get("/v1/models")).status_code == 200, "their places are free again"
+        for _, writer in (*held, *refused):
             writer.close()
-    assert (sorted(statuses), len(way.upstream.seen)) == ([200] * 2 + [429] * 8, 2)
+    assert way.upstream.bodies == [b"{}", b"{}", b""]
+
+
+async def test_a_run_has_so_many_connections(way: Way) -> None:
+    """Also such as ask for nothing: each takes a descriptor of the worker."""
+    port = int(way.url.rpartition(":")[2])
+    held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(CONNECTIONS)]
+    late, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with asyncio.timeout(5):
+        with contextlib.suppress(ConnectionResetError):
+            assert await late.read() == b""
+    reader, first = held[0]
+    first.write(f"GET /v1/models HTTP/1.1\r\nhost: x\r\nx-api-key: {TOKEN}\r\n\r\n".encode())
+    assert await status_of(reader) == 200
+    for _, open_one in (*held, (late, writer)):
+        open_one.close()
 
 
 async def test_a_stream_ends_when_its_token_is_revoked(way: Way) -> None:

@@ -30,7 +30,8 @@ OnDenied = Callable[[Denial], None]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyLimits:
     """Seconds, and connections and lookups of names at once. `connect` is per address; `idle` is without a byte in
-    either direction; `farewell` is for the client to read why it was refused."""
+    either direction; `farewell` is for the client to read why it was refused. Of connections past their number as
+    many again are told so; the others are hung up on, since each takes a descriptor of the worker."""
 
     head: float = 10.0
     resolve: float = 5.0
@@ -61,7 +62,9 @@ class Egress:
         """Serve on a bound socket while the block runs; then every connection is cut. What passes is added up in
         `traffic`."""
         clients = _Clients(self, on_denied, traffic or Traffic())
-        server = await asyncio.start_server(clients.serve, sock=listener, limit=MAX_HEAD_BYTES)
+        server = await asyncio.start_server(
+            clients.serve, sock=listener, limit=MAX_HEAD_BYTES, backlog=self.limits.connections
+        )
         try:
             yield clients.traffic
         finally:
@@ -114,6 +117,9 @@ class _Clients:
         self._open: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._open) >= 2 * self._limits.connections:
+            writer.transport.abort()
+            return
         task = asyncio.current_task()
         assert task is not None
         self._open.add(task)

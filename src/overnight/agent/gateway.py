@@ -24,6 +24,8 @@ from overnight.agent.metering import Meter, Question
 from overnight.domain.models import is_allowed
 from overnight.serving import TARGET, serving
 
+CONNECTIONS = 128
+"""At once, of one listener; each takes a descriptor of the worker."""
 CONNECT_SECONDS = 10.0
 BODY_SECONDS = 60.0
 """For the whole body of a request; it comes from this machine."""
@@ -106,7 +108,7 @@ class Gateway:
     async def listening(self, listener: socket.socket, *, only: Grant | None = None) -> AsyncIterator[None]:
         """Serve on a bound socket while the block runs. On a socket that belongs to one run, `only` its token
         is valid."""
-        async with serving(_Door(self, only), listener):
+        async with serving(_Door(self, only), listener, connections=CONNECTIONS):
             yield
 
     @contextlib.contextmanager
@@ -128,8 +130,9 @@ class Gateway:
                 await Response()(scope, receive, send)
                 return
             grant = self._admitted(request, path, only)
-            call = await self._call(request, path, grant)
-            await self._relay(call, grant, receive, send)
+            with grant.place():
+                call = await self._call(request, path, grant)
+                await self._relay(call, grant, receive, send)
         except Refusal as refusal:
             await refusal.response(scope, receive, send)
         except ClientDisconnect:
@@ -148,12 +151,18 @@ class Gateway:
                 401, "authentication_error", "The service has no API key: ANTHROPIC_API_KEY is not set."
             )
         _check(grant)
+        if grant.is_full:
+            raise Refusal(
+                429,
+                "rate_limit_error",
+                f"A run may have {grant.allowance.concurrency} calls at once, not more.",
+            )
         return grant
 
     async def _call(self, request: Request, path: str, grant: Grant) -> _Call:
         body, question = None, Question()
         if request.method == "POST":
-            body, question = _judged(await _body(request), grant.allowance)
+            body, question = _judged(await _body(request), grant.allowance.models)
         query = request.scope["query_string"].decode("ascii", "replace")
         outgoing = self._client.build_request(
             request.method,
@@ -315,7 +324,7 @@ def _unknown_token() -> Refusal:
 
 
 def _check(grant: Grant) -> None:
-    """Raises Refusal if the grant lets no further call pass now."""
+    """Raises Refusal if the grant has ended."""
     if grant.revoked:
         raise _unknown_token()
     if not grant.check():
@@ -323,10 +332,6 @@ def _check(grant: Grant) -> None:
             429,
             "rate_limit_error",
             "The budget of this run is used up: the gateway lets no more calls pass, and the run is stopped.",
-        )
-    if grant.is_full:
-        raise Refusal(
-            429, "rate_limit_error", f"A run may have {grant.allowance.concurrency} calls at once, not more."
         )
 
 
@@ -345,23 +350,19 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _judged(body: bytes, allowance: Allowance) -> tuple[bytes, Question]:
+def _judged(body: bytes, models: frozenset[str] | None) -> tuple[bytes, Question]:
     """The body as it goes on, and what it asks for.
 
     It is written anew from what was read: where a name stands twice, the API sees the one that was judged.
     """
     try:
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-        question = msgspec.json.decode(body, type=_Wish)
+        wish = msgspec.json.decode(body, type=_Wish)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise Refusal(400, "invalid_request_error", "The body is not a request for a message.") from None
-    if allowance.models is not None and not is_allowed(question.model, allowance.models):
+    if models is not None and not is_allowed(wish.model, models):
         raise Refusal(403, "permission_error", "This run may not use the model that it asks for.")
-    wanted = question.max_tokens
-    if allowance.max_tokens is not None and wanted > allowance.max_tokens:
-        wanted = allowance.max_tokens
-        fields["max_tokens"] = msgspec.Raw(str(wanted).encode())
-    asked = Question(model=question.model, max_tokens=wanted, stream=question.stream, size=len(body))
+    asked = Question(model=wish.model, max_tokens=wish.max_tokens, stream=wish.stream, size=len(body))
     return msgspec.json.encode(fields), asked
 
 

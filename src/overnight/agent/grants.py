@@ -20,17 +20,14 @@ def no_limit(_used_usd: float) -> float | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowance:
-    """None is no limit. `models` are names as `domain/models.py` reads them. A call may ask for `max_tokens` of
-    output at most: a higher wish is lowered to it.
+    """None is no limit. `models` are names as `domain/models.py` reads them, `concurrency` is calls at once.
 
     `budget_left` is asked at every step: it is told what this run has used, and says how much of the budget of its
     day (`daily_usd`) the owner of the job has left for this run, all in US dollars.
     """
 
     models: frozenset[str] | None = None
-    max_tokens: int | None = None
     concurrency: int = CONCURRENT_CALLS
-    tokens: int | None = None
     usd: float | None = None
     daily_usd: float | None = None
     budget_left: Callable[[float], float | None] = no_limit
@@ -41,8 +38,8 @@ class Grant:
     """One run's right to use the gateway. It ends by `revoke`, and never begins again.
 
     `over_budget` is set when the allowance is used up, and `over_daily` says that it was the owner's budget of the
-    day. `unreachable` and `resets_at` (Unix seconds, when the
-    API said that its rate limit is over) tell of the last call.
+    day. `unreachable` and `resets_at` (Unix seconds, when the API said that its rate limit is over) tell of the last
+    call.
     """
 
     digest: bytes
@@ -55,6 +52,7 @@ class Grant:
     over_budget: asyncio.Event = field(default_factory=asyncio.Event)
     _ended: Metered = field(default_factory=Metered)
     _calls: dict["asyncio.Task[Any]", Meter] = field(default_factory=dict)
+    _taken: int = 0
 
     @property
     def used(self) -> Metered:
@@ -63,7 +61,16 @@ class Grant:
 
     @property
     def is_full(self) -> bool:
-        return len(self._calls) >= self.allowance.concurrency
+        return self._taken >= self.allowance.concurrency
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """Of one call, from before its body is read: bodies take memory."""
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
 
     def revoke(self) -> None:
         """The token is dead from now on; calls that are under way are broken off."""
@@ -93,8 +100,6 @@ class Grant:
     def _is_spent(self) -> bool:
         used, allowance = self.used, self.allowance
         left = allowance.budget_left(used.cost_usd)
-        if allowance.tokens is not None and used.tokens >= allowance.tokens:
-            return True
         if allowance.usd is not None and used.cost_usd >= allowance.usd:
             return True
         self.over_daily = left is not None and used.cost_usd >= left
