@@ -1,5 +1,6 @@
 """The tier is proved by an attack: what does not hold is not believed."""
 
+import asyncio
 import dataclasses
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -171,6 +172,18 @@ async def test_the_way_to_workspaces_is_open_and_nothing_else_is(of_root: Machin
     found = modes(of_root.data)
     assert (found.pop("data"), found.pop("runs")) == (0o711, 0o711)
     assert not any(mode & 0o077 for mode in found.values()), found
+
+
+@needs_root
+async def test_workers_that_start_at_once_do_not_close_each_others_probes(of_root: Machine) -> None:
+    found = await asyncio.gather(*(choose_tier("uid", of_root) for _ in range(4)))
+    assert [one.failures for one in found] == [()] * 4
+
+
+def test_a_launcher_is_installed_beside_what_a_process_of_the_same_number_writes(tmp_path: Path) -> None:
+    """As in two containers that share the directory: each is number 1 there."""
+    (tmp_path / f"launch.{os.getpid()}").mkdir()
+    assert os.access(install_launcher(tmp_path), os.X_OK)
 
 
 @needs_root

@@ -16,7 +16,7 @@ from overnight.agent import processes, supervised
 from overnight.agent.environment import SYSTEM_PATH, python_prefix
 from overnight.agent.network import NetworkUnavailable
 from overnight.agent.seccomp import UnknownMachine
-from overnight.agent.tiers import Tier, run_directory
+from overnight.agent.tiers import PROBE, Tier, run_directory
 from overnight.ports import Owner, Workspace
 
 ATTACK_SECONDS = 30.0
@@ -119,7 +119,7 @@ class _Planted:
 async def attack(tier: Tier, data: Path, *, owner: Owner | None = None, cli: Path | None = None) -> Findings:
     """Run the canary in the tier, as `owner`. `data` is the directory that workspaces lie in; `cli` is Claude
     Code, if it must be there for the tier to be of use."""
-    with tempfile.TemporaryDirectory(dir=data, prefix="probe-") as directory:
+    with tempfile.TemporaryDirectory(dir=data, prefix=PROBE) as directory:
         try:
             async with asyncio.timeout(ATTACK_SECONDS), _planted(Path(directory)) as planted:
                 workspace = await asyncio.to_thread(_workspace, Path(directory) / "workspace", owner)

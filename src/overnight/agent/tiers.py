@@ -8,6 +8,7 @@ import contextlib
 import os
 import shlex
 import stat
+import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from overnight.ports import Owner, Workspace
 
 RUN_DIRECTORY = "run"
 """Inside the workspace's root: the launcher, its files, and `given`, the part that the agent may read."""
+
+PROBE = "probe-"
+"""How the directories in the data directory begin that a worker attacks a tier in, as it starts."""
 
 EMPTIED = "/usr/bin/env -i"
 """In a shell's script, before the program that is not to get the worker's environment."""
@@ -262,15 +266,19 @@ def run_directory(workspace: Workspace) -> Path:
 
 def open_data(data: Path) -> None:
     """Let users of runs pass to their workspaces, and close all the rest of the data directory to them, which
-    nobody else could pass into so far. Raises PermissionError, and changes nothing, if it is not ours alone."""
+    nobody else could pass into so far. Other workers may be at work in it, or about to start.
+
+    Raises PermissionError, and changes nothing, if it is not ours alone.
+    """
     status = data.stat()
     if status.st_uid != os.geteuid() or status.st_mode & (stat.S_ISVTX | stat.S_IWGRP | stat.S_IWOTH):
         raise PermissionError(f"{data} is not the service's alone to write to")
     runs = data / "runs"
     runs.mkdir(mode=0o711, exist_ok=True)
     for entry in data.iterdir():
-        if not entry.is_symlink():
-            entry.chmod(0o711 if entry == runs else entry.stat().st_mode & 0o700)
+        with contextlib.suppress(FileNotFoundError):  # gone meanwhile
+            if not entry.is_symlink() and not entry.name.startswith(PROBE):
+                entry.chmod(0o711 if entry == runs else entry.stat().st_mode & 0o700)
     data.chmod(0o711)
 
 
@@ -286,12 +294,12 @@ def install_launcher(directory: Path) -> Path:
     """The one executable that all runs start with: it goes on with `start`, which lies beside the link that it
     was called by. It is written once, before there are runs: an executable that is written while another thread
     forks cannot be started ("text file busy")."""
-    path = directory / "launch"
-    fresh = directory / f"launch.{os.getpid()}"
-    # The service keeps its files to itself; a run's are as everywhere.
-    fresh.write_text('#!/bin/sh\numask 022\n. "${0%/*}/start"\n', encoding="utf-8")
-    fresh.chmod(0o700)
-    return fresh.replace(path)
+    with tempfile.TemporaryDirectory(dir=directory) as made:
+        fresh = Path(made, "launch")
+        # The service keeps its files to itself; a run's are as everywhere.
+        fresh.write_text('#!/bin/sh\numask 022\n. "${0%/*}/start"\n', encoding="utf-8")
+        fresh.chmod(0o700)
+        return fresh.replace(directory / fresh.name)
 
 
 def link_launcher(launcher: Path, run: Path, start: str) -> Path:
