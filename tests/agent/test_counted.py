@@ -71,7 +71,7 @@ class Conversation:
             charged=self.change.job.charged_attempt,
         )
         total = counted_before(self.transcript) + cost
-        record = Record(counted=began, metered=Metered(cost_usd=cost))
+        record = Record(counted=began, metered=Metered(cost_usd=cost, least_usd=cost))
         if how in {"told", "not written down"}:
             record.note(result(total))
         if how in {"told", "not told"}:

@@ -1,8 +1,10 @@
 """The table from what was seen of a run to its outcome (facts: claude-code 8)."""
 
+import dataclasses
 import errno
 from typing import Any
 
+import msgspec
 import pytest
 from claude_agent_sdk import (
     CLIConnectionError,
@@ -154,6 +156,11 @@ def test_when_a_rate_limit_is_over() -> None:
     assert judge(limit, api_failure(429)).resume_at == 1_800_000_000.0
     assert judge(limit, api_failure(529)).resume_at is None, "only a rate limit is waited for"
     assert judge(api_failure(429), resets_at=5.0).resume_at == 5.0
+    allowed = dataclasses.replace(
+        limit, rate_limit_info=RateLimitInfo(status="allowed", resets_at=1_800_009_000)
+    )
+    assert judge(allowed, api_failure(429)).resume_at is None, "another limit was meant"
+    assert judge(limit, allowed, api_failure(429)).resume_at is None
 
 
 def test_what_the_gateway_saw_beats_its_own_answer() -> None:
@@ -176,6 +183,49 @@ def test_of_a_run_that_was_cut_short_the_larger_count_is_believed(
     aborted = result(is_error=True, subtype="error_during_execution", total_cost_usd=total)
     outcome = judge(aborted, counted=Counted(1.0), metered=Metered(Usage(output_tokens=6), 0.25), **cut)
     assert outcome.cost_usd == cost
+
+
+@pytest.mark.parametrize(("least", "cost"), [(0.75, 0.75), (0.0, 0.5)])
+def test_what_the_gateway_counted_is_charged_where_that_is_more_and_its_price_is_known(
+    least: float, cost: float
+) -> None:
+    """Calls of the agent's own programs are in no total, and the total lies where the agent can write."""
+    assert judge(result(total_cost_usd=0.5), metered=Metered(Usage(), 9.0, least)).cost_usd == cost
+
+
+ODD = [
+    {"total_cost_usd": float("nan")},
+    {"total_cost_usd": -1.0},
+    {"total_cost_usd": "0"},
+    {"num_turns": "3"},
+    {"num_turns": 1 << 80},
+    {"is_error": "false"},
+    {"usage": [1]},
+    {"result": {"text": "x"}},
+    {"errors": "none"},
+    {"api_error_status": "529"},
+    {"permission_denials": 7},
+]
+
+
+@pytest.mark.parametrize("fields", ODD)
+def test_a_result_in_another_form_is_none(fields: dict[str, Any]) -> None:
+    """A ledger with such a number or text in it could not be read any more."""
+    record = Record()
+    with pytest.raises(msgspec.ValidationError):
+        record.note(result(**fields))
+    assert record.result is None
+
+
+@pytest.mark.parametrize("junk", [-5, True, 1 << 80, 1.5, "7"])
+def test_what_is_no_number_of_tokens_is_not_added_up(junk: Any) -> None:
+    assert judge(result(usage={"input_tokens": junk, "output_tokens": 2})).usage == Usage(output_tokens=2)
+
+
+def test_of_a_long_line_of_error_output_little_is_kept() -> None:
+    record = Record(error=ProcessError("died", exit_code=1))
+    record.hear("x" * 1_000_000)
+    assert len(record.stderr[0]) < 1_000
 
 
 def test_a_run_costs_what_it_added_to_the_total_of_the_conversation() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overnight.agent.metering import Meter, Question
-from overnight.agent.prices import Metered, metered, price_of
+from overnight.agent.prices import Metered, metered
 from overnight.domain.job import Usage
 
 MILLION = 1_000_000
@@ -26,14 +26,17 @@ MILLION = 1_000_000
         ("claude-sonnet-5-5", 10.0),
         ("claude-sonnet-4-6", 15.0),
         ("claude-haiku-4-5-20251001", 5.0),
-        ("claude-opus-55", 75.0),
-        ("opus", 75.0),
-        ("", 75.0),
     ],
 )
 def test_the_price_of_a_model(model: str, output: float) -> None:
-    assert price_of(model).output == output
-    assert metered(model, {"output_tokens": MILLION}).cost_usd == output
+    counted = metered(model, {"output_tokens": MILLION})
+    assert (counted.cost_usd, counted.least_usd) == (output, output)
+
+
+@pytest.mark.parametrize("model", ["claude-opus-55", "opus", ""])
+def test_another_model_may_cost_as_much_as_the_dearest(model: str) -> None:
+    counted = metered(model, {"output_tokens": MILLION, "server_tool_use": {"web_search_requests": 1}})
+    assert (counted.cost_usd, counted.least_usd) == (75.01, 0.01)
 
 
 def test_each_kind_of_token_has_its_price() -> None:
@@ -47,6 +50,7 @@ def test_each_kind_of_token_has_its_price() -> None:
     assert cost(cache_creation_input_tokens=MILLION, cache_creation=hour) == 4.0
     assert cost(server_tool_use={"web_search_requests": 3}) == 0.03
     assert cost(input_tokens=MILLION, speed="fast") == 12.0
+    assert metered("claude-sonnet-5-5", {"input_tokens": MILLION, "speed": "fast"}).least_usd == 2.0
     assert cost(input_tokens=MILLION, inference_geo="us") == 2.2
 
 

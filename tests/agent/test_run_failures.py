@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from overnight.agent import processes
 from overnight.domain.errors import ErrorCode
+from overnight.domain.outcome import Ending
 
 pytestmark = pytest.mark.e2e
 
@@ -83,13 +85,16 @@ async def test_deep_directories_among_its_temporary_files_do_not_fail_a_run(stag
         assert not (it.workspace.root / "run").exists()
 
 
-async def test_what_breaks_in_the_service_does_not_make_the_run_free_of_charge(stage: Any) -> None:
+@pytest.mark.parametrize("where", ["tool.finished", "run.traffic"])
+async def test_what_breaks_in_the_service_does_not_make_the_run_free_of_charge(
+    stage: Any, where: str
+) -> None:
     async with stage() as it:
         emit = it.emit
 
         def breaking(kind: str, fields: Any) -> None:
             emit(kind, fields)
-            if kind == "tool.finished":
+            if kind == where:
                 raise RuntimeError("a bug")
 
         it.emit = breaking
@@ -97,3 +102,19 @@ async def test_what_breaks_in_the_service_does_not_make_the_run_free_of_charge(s
     assert outcome.code is ErrorCode.INTERNAL
     assert outcome.cost_usd > 0
     assert outcome.usage.output_tokens > 0
+
+
+async def test_what_cannot_be_cleaned_up_does_not_take_the_outcome_along(stage: Any) -> None:
+    async with stage() as it:
+        emit, record = it.emit, it.workspace.root / processes.RECORD
+
+        def spoiling(kind: str, fields: Any) -> None:
+            emit(kind, fields)
+            if kind == "agent.result":
+                record.unlink()
+                record.mkdir()
+
+        it.emit = spoiling
+        outcome = await it.start("x\nrehearsal: answer ok")
+    assert (outcome.ending, outcome.result) == (Ending.DONE, "ok")
+    assert outcome.cost_usd > 0

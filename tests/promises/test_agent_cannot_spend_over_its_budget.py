@@ -64,6 +64,13 @@ async def test_calls_of_the_agent_itself_are_counted(stage: Any) -> None:
     assert outcome.usage.output_tokens >= 3 * MILLION
 
 
+async def test_calls_of_the_agent_itself_are_charged(stage: Any) -> None:
+    async with stage() as it:
+        outcome = await it.run(f"spend\nrehearsal: bash {ASK}\nrehearsal: answer ok")
+    assert outcome.result == "ok"
+    assert outcome.cost_usd == pytest.approx(20.0, abs=0.1)
+
+
 async def test_a_model_that_is_not_allowed_cannot_be_asked(stage: Any) -> None:
     allowed = Allowance(models=frozenset({"claude-sonnet-5-5"}))
     async with stage(allowance=allowed) as it:

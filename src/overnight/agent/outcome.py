@@ -8,8 +8,9 @@ import errno
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from claude_agent_sdk import (
     AssistantMessage,
     CLIConnectionError,
@@ -21,7 +22,7 @@ from claude_agent_sdk import (
 )
 
 from overnight.agent.counted import Counted
-from overnight.agent.prices import Metered
+from overnight.agent.prices import Metered, usage_of
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import Usage
 from overnight.domain.outcome import Ending, Outcome, failed
@@ -30,6 +31,21 @@ KEPT = "The files and the conversation are kept as they were left."
 DETAIL_LIMIT = 400
 """Characters of what the API or the CLI said that go into a message."""
 STDERR_LINES = 20
+
+
+class _Result(msgspec.Struct):
+    """What of a result is relied on, in the only form that goes into the ledger."""
+
+    subtype: str
+    is_error: bool
+    num_turns: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+    total_cost_usd: Annotated[float, msgspec.Meta(ge=0, lt=1e9)] | None
+    usage: dict[str, Any] | None
+    result: str | None
+    errors: list[str] | None
+    api_error_status: int | None
+    terminal_reason: str | None
+    permission_denials: list[Any] | None
 
 
 @dataclass(slots=True)
@@ -53,18 +69,27 @@ class Record:
     has_spoken: bool = False
 
     def note(self, message: Any) -> None:
+        """Raises ValueError for a result in another form than Claude Code's: an agent that is no user of its own can
+        write to where it talks to us."""
         match message:
             case ResultMessage():
+                msgspec.convert(message, _Result, from_attributes=True)
                 self.result = message
             case SystemMessage(subtype="api_retry"):
                 # Claude Code would try a refused key ten times, for three minutes.
                 self.rejected = self.rejected or message.data.get("error_status") == 401
-            case RateLimitEvent() if message.rate_limit_info.resets_at is not None:
-                self.resets_at = float(message.rate_limit_info.resets_at)
+            case RateLimitEvent(rate_limit_info=limit):
+                # It also tells of limits that are not reached, and those may be hours away.
+                at = limit.resets_at if limit.status == "rejected" else None
+                self.resets_at = None if at is None else float(at)
             case AssistantMessage(message_id=str()):
                 self.has_spoken = True
             case _:
                 pass
+
+    def hear(self, line: str) -> None:
+        """One of its error output. It may be as long as a message."""
+        self.stderr.append(line[:DETAIL_LIMIT])
 
     @property
     def conversation_missing(self) -> bool:
@@ -262,13 +287,15 @@ def _last_words(record: Record) -> str:
 
 
 def _cost(record: Record, *, is_cut: bool) -> float:
-    """What the run added to Claude Code's total. That leaves out a call that was broken off, so of a run that was cut
-    short the gateway's count is the least; without a total there is no other."""
+    """What the run added to Claude Code's total, or what the gateway counted, if that is more: the total leaves out
+    calls that were broken off and those of the agent's own programs, and an agent can make it smaller.
+
+    What is not in the price table makes the gateway's count too high. That counts if there is no total, and for a run
+    that was cut short, whose total may be nothing."""
     told = growth(record.result, record.counted) if record.result else None
-    metered = round(record.metered.cost_usd + record.counted.unpaid, 9)
-    if told is None:
-        return metered
-    return max(told, metered) if is_cut else told
+    metered = record.metered
+    ours = metered.cost_usd if told is None or is_cut else metered.least_usd
+    return max(told or 0.0, round(ours + record.counted.unpaid, 9))
 
 
 def growth(result: ResultMessage, counted: Counted) -> float | None:
@@ -285,18 +312,5 @@ def _usage_so_far(record: Record) -> Usage:
     interrupted call is all zeros. Without a result there is only what the gateway saw."""
     if record.result is None or record.result.usage is None:
         return record.metered.usage
-    told = Metered(_usage(record.result.usage))
+    told = Metered(usage_of(record.result.usage))
     return max(told, record.metered, key=lambda counted: counted.tokens).usage
-
-
-def _usage(usage: Mapping[str, Any]) -> Usage:
-    def count(name: str) -> int:
-        value = usage.get(name)
-        return value if isinstance(value, int) else 0
-
-    return Usage(
-        input_tokens=count("input_tokens"),
-        output_tokens=count("output_tokens"),
-        cache_creation_input_tokens=count("cache_creation_input_tokens"),
-        cache_read_input_tokens=count("cache_read_input_tokens"),
-    )

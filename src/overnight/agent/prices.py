@@ -62,13 +62,17 @@ PRICES: Mapping[str, Price] = {
 
 @dataclass(frozen=True, slots=True)
 class Metered:
-    """What was used, and what it costs in US dollars."""
+    """What was used, and what it costs in US dollars. `least_usd` leaves out what can only be guessed: models that
+    are not in the table, and what `speed: fast` adds."""
 
     usage: Usage = field(default_factory=Usage)
     cost_usd: float = 0.0
+    least_usd: float = 0.0
 
     def __add__(self, other: "Metered") -> "Metered":
-        return Metered(self.usage + other.usage, self.cost_usd + other.cost_usd)
+        return Metered(
+            self.usage + other.usage, self.cost_usd + other.cost_usd, self.least_usd + other.least_usd
+        )
 
     @property
     def tokens(self) -> int:
@@ -77,43 +81,46 @@ class Metered:
         return read + usage.output_tokens
 
 
-def price_of(model: str) -> Price:
+def _listed_price(model: str) -> Price | None:
     fitting = [
         name for name in PRICES if model == name or model.startswith((f"{name}-", f"{name}[", f"{name}@"))
     ]
-    return PRICES[max(fitting, key=len)] if fitting else _DEAREST
+    return PRICES[max(fitting, key=len)] if fitting else None
 
 
-def metered(model: str, reported: Mapping[str, Any]) -> Metered:
-    """From the `usage` of an answer of the API, whatever is in it: what is no count counts as nothing."""
-    usage = Usage(
+def usage_of(reported: Mapping[str, Any]) -> Usage:
+    """From the `usage` of a message, whatever is in it: what is no count counts as nothing."""
+    return Usage(
         input_tokens=_count(reported, "input_tokens"),
         output_tokens=_count(reported, "output_tokens"),
         cache_creation_input_tokens=_count(reported, "cache_creation_input_tokens"),
         cache_read_input_tokens=_count(reported, "cache_read_input_tokens"),
     )
+
+
+def metered(model: str, reported: Mapping[str, Any]) -> Metered:
+    """From the `usage` of an answer of the API."""
+    usage, listed = usage_of(reported), _listed_price(model)
     hour = min(
         _count(_part(reported, "cache_creation"), "ephemeral_1h_input_tokens"),
         usage.cache_creation_input_tokens,
     )
-    searches = _count(_part(reported, "server_tool_use"), "web_search_requests")
-    cost = _cost(model, usage, hour) * _factor(reported) + searches * WEB_SEARCH_USD
-    return Metered(usage, round(cost, 9))
+    searches = _count(_part(reported, "server_tool_use"), "web_search_requests") * WEB_SEARCH_USD
+    tokens = _cost(listed or _DEAREST, usage, hour)
+    tokens *= US_ONLY if reported.get("inference_geo") == "us" else 1.0
+    fast = FAST if reported.get("speed") == "fast" else 1.0
+    least = searches + (0.0 if listed is None else tokens)
+    return Metered(usage, round(tokens * fast + searches, 9), round(least, 9))
 
 
-def _cost(model: str, usage: Usage, hour: int) -> float:
+def _cost(price: Price, usage: Usage, hour: int) -> float:
     prompt = replace(usage, output_tokens=0)
-    price = price_of(model).of_prompt(Metered(prompt).tokens)
+    price = price.of_prompt(Metered(prompt).tokens)
     written = (usage.cache_creation_input_tokens - hour) * WRITE_5_MINUTES + hour * WRITE_1_HOUR
     read = usage.cache_read_input_tokens * price.cache_read
     return (
         (usage.input_tokens + written) * price.input + usage.output_tokens * price.output + read
     ) / MILLION
-
-
-def _factor(reported: Mapping[str, Any]) -> float:
-    fast = FAST if reported.get("speed") == "fast" else 1.0
-    return fast * (US_ONLY if reported.get("inference_geo") == "us" else 1.0)
 
 
 def _part(reported: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -35,6 +35,7 @@ from overnight.agent.options import (
     write_system_prompt,
 )
 from overnight.agent.outcome import Record, outcome_of
+from overnight.agent.prices import Metered
 from overnight.agent.slots import Slots, clear
 from overnight.agent.tasks import cancelled, to_the_end
 from overnight.agent.tiers import RUN_DIRECTORY, Tier
@@ -146,12 +147,7 @@ class ClaudeAgent:
         try:
             return await self._attempt(order, emit, stop)
         except Exception as error:  # noqa: BLE001 - the port promises an outcome, whatever breaks
-            _log.exception("the run of job %s broke", order.job_id)
-            return failed(
-                ErrorCode.INTERNAL,
-                f"The service could not run the agent ({type(error).__name__}). The session is as it was before "
-                "the job. It is tried again; the log of the service says more.",
-            )
+            return _broken(order, error, Metered())
 
     async def reap(self, root: Path) -> None:
         """Raises OSError if something cannot be killed: the workspace must not be used then."""
@@ -176,15 +172,12 @@ class ClaudeAgent:
         await asyncio.to_thread(self._note, workspace, mark)
         try:
             async with self._granted(order, token) as grant:
-                launch = _Launch(self, order, token, mark)
-                resume = await asyncio.to_thread(has_conversation, order.workspace, order.session_id)
-                record = await launch.once(resume, grant, tell, stop)
-                if resume and record.conversation_missing and not stop.is_set():
-                    await asyncio.to_thread(set_aside, order.workspace, order.session_id)
-                    record = await launch.once(False, grant, tell, stop)
-            tell("run.traffic", {"gateway": grant.traffic.told(), "egress": launch.traffic.told()})
-            outcome = outcome_of(record, stopped=stop.is_set(), wants_structure=wants_structure)
-            return redactor.outcome(outcome)
+                try:
+                    record = await _Launch(self, order, token, mark, grant).run(tell, stop)
+                    outcome = outcome_of(record, stopped=stop.is_set(), wants_structure=wants_structure)
+                    return redactor.outcome(outcome)
+                except Exception as error:  # noqa: BLE001 - whatever breaks, what was used by then is charged
+                    return _broken(order, error, grant.used)
         finally:
             await to_the_end(_clean_up(workspace, mark))
 
@@ -206,31 +199,54 @@ def _within_own_budget(allowed: Allowance, order: RunOrder) -> Allowance:
     return allowed if budget is None else dataclasses.replace(allowed, usd=budget - order.spent_usd)
 
 
+def _broken(order: RunOrder, error: Exception, used: Metered) -> Outcome:
+    _log.error("the run of job %s broke", order.job_id, exc_info=error)
+    outcome = failed(
+        ErrorCode.INTERNAL,
+        f"The service could not run the agent ({type(error).__name__}). The session is as it was before "
+        "the job. It is tried again; the log of the service says more.",
+    )
+    return dataclasses.replace(outcome, usage=used.usage, cost_usd=used.cost_usd)
+
+
 @dataclass(frozen=True, slots=True)
 class _Launch:
-    """One start of the CLI (a second one is needed if there was nothing to resume)."""
+    """The starts of the CLI for one attempt: a second one is needed if there was nothing to resume."""
 
     agent: ClaudeAgent
     order: RunOrder
     token: str
     mark: str
+    grant: Grant
     traffic: Traffic = field(default_factory=Traffic)
 
-    async def once(self, resume: bool, grant: Grant, emit: Emit, stop: Stop) -> Record:
+    async def run(self, emit: Emit, stop: Stop) -> Record:
+        workspace, session_id = self.order.workspace, self.order.session_id
+        resume = await asyncio.to_thread(has_conversation, workspace, session_id)
+        record = await self._once(resume, emit, stop)
+        if resume and record.conversation_missing and not stop.is_set():
+            await asyncio.to_thread(set_aside, workspace, session_id)
+            record = await self._once(False, emit, stop)
+        emit("run.traffic", {"gateway": self.grant.traffic.told(), "egress": self.traffic.told()})
+        return record
+
+    async def _once(self, resume: bool, emit: Emit, stop: Stop) -> Record:
         record = Record(counted=await asyncio.to_thread(self._begin_counting))
         async with self.agent.tier.network(self.order.workspace) as network:
             options = await asyncio.to_thread(self._prepare, resume, record, network)
             conversation = Conversation(ClaudeSDKClient(options), self.order.prompt, emit, record)
-            serving = asyncio.create_task(self._serve(network, grant, emit))
+            serving = asyncio.create_task(self._serve(network, emit))
             talking = asyncio.create_task(conversation.hold())
             try:
-                await self._until_over(conversation, talking, serving, grant, stop)
+                await self._until_over(conversation, talking, serving, stop)
             finally:
-                await to_the_end(self._finish(conversation, talking))
-                await to_the_end(cancelled(serving))
+                try:
+                    await to_the_end(self._finish(conversation, talking))
+                finally:
+                    await to_the_end(cancelled(serving))
         if talking.done() and not talking.cancelled():
             talking.result()
-        self._note_calls(record, grant)
+        self._note_calls(record)
         return record
 
     def _begin_counting(self) -> Counted:
@@ -244,17 +260,18 @@ class _Launch:
             charged=order.charged_attempt,
         )
 
-    async def _serve(self, network: RunNetwork, grant: Grant, emit: Emit) -> None:
+    async def _serve(self, network: RunNetwork, emit: Emit) -> None:
         """Gateway and egress proxy, on listeners of this run alone, for as long as it lasts."""
         agent, denials, listeners = self.agent, Denials(emit), await network.listeners()
         with contextlib.closing(listeners), contextlib.closing(denials):
             async with (
-                agent.gateway.listening(listeners.gateway, only=grant),
+                agent.gateway.listening(listeners.gateway, only=self.grant),
                 agent.egress.listening(listeners.egress, denials.note, self.traffic),
             ):
                 await asyncio.Event().wait()
 
-    def _note_calls(self, record: Record, grant: Grant) -> None:
+    def _note_calls(self, record: Record) -> None:
+        grant = self.grant
         record.unreachable = grant.unreachable
         record.resets_at = record.resets_at or grant.resets_at
         record.over_budget = grant.over_budget.is_set()
@@ -273,18 +290,17 @@ class _Launch:
         conversation: Conversation,
         talking: "asyncio.Task[None]",
         serving: "asyncio.Task[None]",
-        grant: Grant,
         stop: Stop,
     ) -> None:
         told = asyncio.create_task(stop.wait())
-        spent = asyncio.create_task(grant.over_budget.wait())
+        spent = asyncio.create_task(self.grant.over_budget.wait())
         try:
             await asyncio.wait({talking, serving, told, spent}, return_when=asyncio.FIRST_COMPLETED)
             if serving.done() and not talking.done():
                 serving.result()
             if told.done():
                 # A lost lease is one of the reasons, and for none of them is another call wanted.
-                grant.revoke()
+                self.grant.revoke()
             if not talking.done():
                 await conversation.interrupt(talking, self.agent.settings.stop_grace_seconds)
         finally:
@@ -337,25 +353,28 @@ class _Launch:
             view=view,
             resume=resume,
             append=append,
-            stderr=record.stderr.append,
+            stderr=record.hear,
         )
 
 
 async def _clean_up(workspace: Workspace, mark: str) -> None:
+    """The outcome is paid for: what cannot be done is said in the log. Who uses the workspace or the user next begins
+    with the same."""
     root = workspace.root
-    if not await processes.end(mark, _uid(workspace)):
+    try:
+        if workspace.owner is not None:
+            # What is kept here must not be found by the user's next run. It may be gone: a sweep took the job back.
+            with contextlib.suppress(FileNotFoundError):
+                await asyncio.to_thread(root.chmod, 0o700)
+        if await processes.end(mark, _uid(workspace)):
+            return
         with contextlib.suppress(OSError):
             await asyncio.to_thread(remove_tree, root / RUN_DIRECTORY)
         await asyncio.to_thread(processes.forget, root)
         if workspace.owner is not None:
-            try:
-                await clear(workspace.owner)
-            except OSError:  # it is tried again before the user is given out; the outcome is paid for
-                _log.exception("what user %d left could not be looked for", workspace.owner[0])
-    if workspace.owner is not None:
-        # What is kept here must not be found by the user's next run. It may be gone: a sweep that took the job back.
-        with contextlib.suppress(FileNotFoundError):
-            await asyncio.to_thread(root.chmod, 0o700)
+            await clear(workspace.owner)
+    except OSError:
+        _log.exception("what a run left in %s could not be cleaned up", root)
 
 
 def _uid(workspace: Workspace) -> int | None:
