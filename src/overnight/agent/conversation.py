@@ -25,6 +25,9 @@ user as the service can write to where Claude Code does, without end."""
 EACH_BYTES = 512
 """What an event takes besides, here and in the store: there could be millions that say nothing."""
 
+AT_ONCE = 500
+"""Events of one message, before all else has its turn: an agent can put millions into one."""
+
 Emit = Callable[[str, Mapping[str, Any]], None]
 
 _log = logging.getLogger(__name__)
@@ -71,9 +74,7 @@ class Conversation:
         try:
             async for message in self.client.receive_messages():
                 self._record.note(message)
-                for kind, fields in events_of(message):
-                    if isinstance(message, ResultMessage) or self._has_room(fields):
-                        self._emit(kind, fields | self._price(message))
+                await self._tell(message)
                 if isinstance(message, ResultMessage) or self._record.rejected:
                     return False
         except ClaudeSDKError as error:
@@ -82,6 +83,13 @@ class Conversation:
             self._emit("agent.message", {"kind": "unreadable"})
             return True
         return False
+
+    async def _tell(self, message: Any) -> None:
+        for number, (kind, fields) in enumerate(events_of(message), start=1):
+            if isinstance(message, ResultMessage) or self._has_room(fields):
+                self._emit(kind, fields | self._price(message))
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     def _has_room(self, fields: Mapping[str, Any]) -> bool:
         if self._bytes_left >= 0:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from claude_agent_sdk import (
@@ -27,10 +28,10 @@ DEPTH_LIMIT = 60
 EventDraft = tuple[str, dict[str, Any]]
 
 
-def events_of(message: Any) -> list[EventDraft]:
+def events_of(message: Any) -> Iterator[EventDraft]:
     """`(type, data)` of each event that the message makes; data is JSON-safe and bounded."""
     make = _MAKERS.get(type(message), _unknown)
-    return [(kind, safe_mapping(fields)) for kind, fields in make(message)]
+    return ((kind, safe_mapping(fields)) for kind, fields in make(message))
 
 
 def safe_mapping(value: Mapping[Any, Any]) -> dict[str, Any]:
@@ -64,23 +65,21 @@ def _text(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _assistant(message: AssistantMessage) -> list[EventDraft]:
-    drafts = [_block(block) for block in message.content]
-    if message.error is not None:
-        drafts.append(("agent.error", {"error": message.error}))
-    return _with_parent(drafts, message.parent_tool_use_id)
+def _assistant(message: AssistantMessage) -> Iterable[EventDraft]:
+    error = [] if message.error is None else [("agent.error", {"error": message.error})]
+    return _with_parent(chain(map(_block, message.content), error), message.parent_tool_use_id)
 
 
-def _user(message: UserMessage) -> list[EventDraft]:
+def _user(message: UserMessage) -> Iterable[EventDraft]:
     if isinstance(message.content, str):
         return []  # a prompt, which the job holds already
-    results = [block for block in message.content if isinstance(block, ToolResultBlock)]
-    return _with_parent([_block(block) for block in results], message.parent_tool_use_id)
+    results = (block for block in message.content if isinstance(block, ToolResultBlock))
+    return _with_parent(map(_block, results), message.parent_tool_use_id)
 
 
-def _with_parent(drafts: list[EventDraft], parent: str | None) -> list[EventDraft]:
+def _with_parent(drafts: Iterable[EventDraft], parent: str | None) -> Iterable[EventDraft]:
     """Mark what a subagent did with the tool call that started it."""
-    return drafts if parent is None else [(kind, {**fields, "parent_id": parent}) for kind, fields in drafts]
+    return drafts if parent is None else ((kind, {**fields, "parent_id": parent}) for kind, fields in drafts)
 
 
 def _block(block: Any) -> EventDraft:
@@ -163,7 +162,7 @@ def _unknown(message: Any) -> list[EventDraft]:
     ]
 
 
-_MAKERS: Mapping[type, Callable[[Any], list[EventDraft]]] = {
+_MAKERS: Mapping[type, Callable[[Any], Iterable[EventDraft]]] = {
     AssistantMessage: _assistant,
     UserMessage: _user,
     SystemMessage: _system,
