@@ -210,10 +210,21 @@ async def test_hanging_up_before_the_usage_is_told_is_not_free(lay: Lay) -> None
 
 async def test_a_thought_that_is_not_shown_is_not_free(lay: Lay) -> None:
     """It comes sealed, in a signature, and is paid for as if it were shown."""
-    sealed = event("content_block_delta", index=0, delta={"type": "signature_delta", "signature": "x" * 3000})
+    sealed = event("content_block_delta", index=0, delta={"type": "signature_delta", "signature": "x" * 4000})
     async with lay(streamed(BEGIN, sealed)) as way:
         await way.ask()
-    assert way.grant.used.usage.output_tokens >= 1000
+    assert way.grant.used.usage.output_tokens == 1000
+
+
+@pytest.mark.parametrize(("shown", "tokens"), [(300, 1000), (6000, 2000)])
+async def test_a_thought_that_is_shown_is_not_counted_twice(lay: Lay, shown: int, tokens: int) -> None:
+    thought = [
+        event("content_block_delta", index=0, delta={"type": "thinking_delta", "thinking": "x" * shown}),
+        event("content_block_delta", index=0, delta={"type": "signature_delta", "signature": "x" * 4000}),
+    ]
+    async with lay(streamed(BEGIN, *thought)) as way:
+        await way.ask()
+    assert way.grant.used.usage.output_tokens == tokens
 
 
 async def test_hanging_up_before_the_answer_is_charged_as_if_there_had_been_one(lay: Lay) -> None:

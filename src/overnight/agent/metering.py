@@ -20,16 +20,10 @@ BYTES_A_TOKEN = 3
 
 
 class _Delta(msgspec.Struct):
-    """`signature` holds all of a thought, of which `thinking` may be a summary, or nothing."""
-
     text: str = ""
     thinking: str = ""
     partial_json: str = ""
     signature: str = ""
-
-    @property
-    def characters(self) -> int:
-        return len(self.text) + len(self.thinking) + len(self.partial_json) + len(self.signature)
 
 
 class _Message(msgspec.Struct):
@@ -70,6 +64,7 @@ class Meter:
         self._reported: dict[str, Any] = {}
         self._final = False
         self._characters = 0
+        self._thought = 0
         self._is_stream = False
         self._kept = bytearray()
         self._lost = False
@@ -121,7 +116,7 @@ class Meter:
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return
         if said.delta is not None:
-            self._characters += said.delta.characters
+            self._see(said.delta)
         if said.message is not None:
             self._model = said.message.model or self._model
             self._report(said.message.usage or {})
@@ -129,6 +124,14 @@ class Meter:
             self._final = True
             self._model = said.model or self._model
             self._report(said.usage)
+
+    def _see(self, delta: _Delta) -> None:
+        """A thought ends with its signature: all of it in base64, of which what was shown may be a summary."""
+        self._characters += len(delta.text) + len(delta.partial_json) + len(delta.thinking)
+        self._thought += len(delta.thinking)
+        if delta.signature:
+            self._characters += max(len(delta.signature) * 3 // 4 - self._thought, 0)
+            self._thought = 0
 
     def _report(self, usage: Mapping[str, Any]) -> None:
         """Numbers of a stream are totals: a later one replaces an earlier one, a missing one leaves it."""
