@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from overnight.domain.address import CallbackPolicy
 from overnight.domain.signature import parse_secret
-from overnight.settings.forms import CommaSeparated, Group, Network, Url
+from overnight.settings.forms import CommaSeparated, Group, Network
 
 
 def _absolute(path: Path) -> Path:
@@ -28,7 +28,7 @@ class ServiceSettings(Group):
     )
     host: str = Field("127.0.0.1", description="Address that the API listens on.")
     port: int = Field(8080, ge=0, le=65535, description="Port of the API; 0 takes a free one.")
-    url: Url | None = Field(None, description="The service that the command line and the client talk to.")
+    url: str | None = Field(None, description="The service that the command line and the client talk to.")
     api_key: SecretStr | None = Field(
         None, description="The key, `ovn_...`, that the command line sends to the service (docs/keys.md)."
     )
