@@ -288,8 +288,9 @@ async def test_the_more_jobs_a_limit_holds_the_more_seldom_each_of_them_tries_ag
 ) -> None:
     runs, *waiting = [await submitted(store, caller=named("alice", max_running=1)) for _ in range(17)]
     await begun(store, runs, clock)
+    decide = hold(waiting_for=WaitingFor.OWNER_LIMIT, at=clock.now())
     for job in waiting:
-        await store.change(job.job_id, hold(waiting_for=WaitingFor.OWNER_LIMIT, at=clock.now()))
+        await store.change(job.job_id, decide, check=still_no_room(now=clock.now()))
     with pytest.raises(OwnerBusy) as busy:
         await begun(store, waiting[0], clock)
     assert busy.value.wait_seconds > 3 * HOLD_SECONDS
