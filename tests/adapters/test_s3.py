@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -154,20 +155,44 @@ class TestWholeOrNotAtAll:
             await store.fetch(NAME, tmp_path / "t")
         assert not (tmp_path / "t").exists()
 
+    @asynccontextmanager
+    async def putting(
+        self, store: S3Archives, url: str, bucket: str, source: Path, growing: GrowingFile
+    ) -> AsyncIterator[asyncio.Task[StoredArchive]]:
+        """Under way, with all parts but the last there to be sent; none is left afterwards."""
+        await asyncio.to_thread(source.write_bytes, bytes(3 * PART))
+        growing.wrote(3 * PART)
+        putting = asyncio.create_task(store.put(NAME, source, growth=growing))
+        while not await asyncio.to_thread(uploads_under_way, url, bucket):
+            assert not putting.done()
+        yield putting
+        assert uploads_under_way(url, bucket) == 0
+        assert await store.listing("") == []
+
     async def test_a_file_whose_writing_breaks_leaves_no_parts(
         self, store: S3Archives, url: str, bucket: str, source: Path
     ) -> None:
-        await asyncio.to_thread(source.write_bytes, bytes(3 * PART))
         growing = GrowingFile()
-        growing.wrote(3 * PART)
-        putting = asyncio.ensure_future(store.put(NAME, source, growth=growing))
-        while not await asyncio.to_thread(uploads_under_way, url, bucket):
-            assert not putting.done()
-        growing.fail(RuntimeError("packing broke"))
-        with pytest.raises(RuntimeError, match="packing broke"):
-            await putting
-        assert uploads_under_way(url, bucket) == 0
-        assert await store.listing("") == []
+        async with self.putting(store, url, bucket, source, growing) as putting:
+            growing.fail(RuntimeError("packing broke"))
+            with pytest.raises(RuntimeError, match="packing broke"):
+                await putting
+
+    @pytest.mark.parametrize("packed", [True, False])
+    async def test_a_cancelled_put_leaves_no_parts(
+        self, store: S3Archives, url: str, bucket: str, source: Path, packed: bool
+    ) -> None:
+        growing = GrowingFile()
+        async with self.putting(store, url, bucket, source, growing) as putting:
+            if packed:
+                with source.open("ab") as file:
+                    file.write(bytes(PART))
+                growing.finish(4 * PART)
+            else:
+                growing.fail(RuntimeError("packing was called off"))
+            putting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await putting
 
 
 class TestLargeOnes:

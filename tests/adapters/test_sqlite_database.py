@@ -72,6 +72,14 @@ async def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None
         assert await database.read(names) == {"one", "two"}
 
 
+async def test_a_closed_database_says_so(tmp_path: Path) -> None:
+    async with open_database(tmp_path) as database:
+        pass
+    for call in (database.read(names), database.write(add("late"))):
+        with pytest.raises(StorageError, match="closed"):
+            await call
+
+
 async def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
     async with open_database(tmp_path) as database:
         await database.write(lambda connection: connection.pragma("user_version", len(MIGRATIONS) + 1))

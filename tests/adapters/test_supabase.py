@@ -136,3 +136,13 @@ async def test_bytes_that_are_not_those_that_were_put_are_an_error(
     with pytest.raises(OSError, match="checksum"):
         await archives.fetch(NAME, place.directory / "t")
     assert not (place.directory / "t").exists()
+
+
+async def test_an_answer_that_ends_too_early_is_not_asked_for_without_end(
+    place: Place, archives: SupabaseArchives
+) -> None:
+    await archives.put(NAME, place.file(1000))
+    place.server.faults.queued += [("GET", "/object/authenticated", Plain(200, "")) for _ in range(50)]
+    with pytest.raises(OSError, match="size or checksum"):
+        await archives.fetch(NAME, place.directory / "t")
+    assert not (place.directory / "t").exists()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import json
 import signal
 import sys
 
@@ -84,6 +85,36 @@ async def main(url, source, notes):
 
 asyncio.run(main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])))
 """
+
+
+async def test_an_upload_that_could_not_take_its_name_is_not_sent_again(
+    place: Place, archives: SupabaseArchives
+) -> None:
+    source = place.file(3 * CHUNK)
+    place.server.faults.queued += [("POST", "/object/move", Plain(503, "down")) for _ in range(20)]
+    with pytest.raises(Unreachable):
+        await archives.put(NAME, source)
+    place.server.faults.queued.clear()
+    await archives.put(NAME, source)
+    assert place.holds(KEY, source)
+    assert sum(place.server.received) == 3 * CHUNK
+    assert place.left_over() == []
+    assert [*(place.directory / "notes").iterdir()] == []
+
+
+@pytest.mark.parametrize("size", [1000, 2 * CHUNK])
+async def test_what_did_not_arrive_whole_is_not_stored_and_can_be_sent_again(
+    place: Place, archives: SupabaseArchives, size: int
+) -> None:
+    source = place.file(size)
+    short = Plain(200, json.dumps({"size": 1, "etag": ""}))
+    # One in parts is sent a second time at once.
+    place.server.faults.queued += [("GET", "/object/info", short)] * (1 if size == 1000 else 2)
+    with pytest.raises(Unreachable, match="has not kept"):
+        await archives.put(NAME, source)
+    assert KEY not in place.project.objects
+    await archives.put(NAME, source)
+    assert place.holds(KEY, source)
 
 
 async def test_another_file_under_the_same_name_is_never_mixed_with_the_broken_one(

@@ -5,11 +5,16 @@ import errno
 import os
 import shutil
 import subprocess
+import time
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from overnight.adapters.directory import DirectoryArchives
+from overnight.settings import load
+from overnight.wiring.archives import opened_archives
 
 NAME = "claude-code/session/job.1.zip"
 
@@ -72,25 +77,70 @@ def test_a_source_on_another_file_system_is_copied(root: Path, tmp_path: Path) -
     assert not source.exists()
 
 
-async def test_a_cancelled_put_has_ended_and_left_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The source lies on another file system, so its bytes are copied: a pipe, which gives them as it is told to."""
+@pytest.fixture
+def no_hard_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files lie on another file system, so that their bytes are copied."""
 
     def elsewhere(*_: object) -> None:
         raise OSError(errno.EXDEV, "another file system")
 
     monkeypatch.setattr(os, "link", elsewhere)
+
+
+async def cancelled(call: Coroutine[Any, Any, object], pipe: Path) -> None:
+    """Cancel the call while it reads the pipe, which gives its bytes as it is told to."""
+    calling = asyncio.ensure_future(call)
+    with await asyncio.to_thread(pipe.open, "wb", buffering=0) as end:
+        end.write(b"begun")
+        calling.cancel()
+        await asyncio.sleep(0)
+        assert not calling.done(), "it waits for its thread"
+        end.write(b"more")
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+
+
+@pytest.mark.usefixtures("no_hard_links")
+async def test_a_cancelled_put_has_ended_and_left_nothing(tmp_path: Path) -> None:
     source, store = tmp_path / "made", DirectoryArchives(tmp_path / "store")
     os.mkfifo(source)
-    putting = asyncio.create_task(store.put(NAME, source))
-    with await asyncio.to_thread(source.open, "wb", buffering=0) as pipe:
-        pipe.write(b"begun")
-        putting.cancel()
-        await asyncio.sleep(0)
-        assert not putting.done(), "it waits for its thread"
-        pipe.write(b"more")
-    with pytest.raises(asyncio.CancelledError):
-        await putting
+    await cancelled(store.put(NAME, source), source)
     assert files(tmp_path / "store") == []
     assert source.exists()
+
+
+def as_pipe(archive: Path) -> Path:
+    archive.unlink()
+    os.mkfifo(archive)
+    return archive
+
+
+async def test_a_cancelled_fetch_has_ended_and_left_nothing(root: Path, tmp_path: Path) -> None:
+    target = tmp_path / "scratch" / "t"
+    target.parent.mkdir()
+    await cancelled(DirectoryArchives(root).fetch(NAME, target), as_pipe(root / NAME))
+    assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_hard_links")
+async def test_a_cancelled_publish_has_ended_and_changed_nothing(root: Path) -> None:
+    alias = "claude-code/session.zip"
+    await cancelled(DirectoryArchives(root).publish(NAME, alias), as_pipe(root / NAME))
+    assert (root / alias).read_bytes() == b"archive" * 1000
+    assert list((root / ".incoming").iterdir()) == []
+
+
+async def test_what_killed_processes_left_half_stored_is_deleted_at_a_start_a_day_later(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "archives"
+    async with opened_archives(load(data=tmp_path, archives="directory")):
+        pass
+    for name in ("old", "young"):
+        (root / ".incoming" / name).mkdir(parents=True)
+        (root / ".incoming" / name / "archive").write_bytes(b"half")
+    yesterday = time.time() - 24.1 * 3600
+    os.utime(root / ".incoming" / "old", (yesterday, yesterday))
+    async with opened_archives(load(data=tmp_path, archives="directory")):
+        pass
+    assert files(root) == [".incoming/young/archive"]

@@ -282,6 +282,9 @@ def test_what_was_promised_is_there_and_nothing_is_half(
                 place.write_bytes(content)
         allowed = VISIBLE[returned : returned + 2]
         assert seen(root, scratch) in allowed, f"disk {number}, {returned} steps had returned: {held}"
+        assert not list((root / "store").glob("claude-code/**/*.part")), (
+            f"disk {number} has what nobody deletes"
+        )
         if returned < len(STEPS):
             scratch.write_bytes(STEPS[returned][2])
             asyncio.run(once_more(root, scratch, returned))

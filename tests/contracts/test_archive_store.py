@@ -148,6 +148,24 @@ async def test_fetching_replaces_what_stood_there(store: ArchiveStore, made: Mad
     assert await fetched(store, FIRST, tmp_path) == b"one"
 
 
+@pytest.mark.parametrize("steps", [0, 1, 3, 10, 100])
+async def test_a_cancelled_fetch_has_ended_and_leaves_nothing_half(
+    store: ArchiveStore, made: Made, tmp_path: Path, steps: int
+) -> None:
+    content = os.urandom(5 << 20)
+    await store.put(FIRST, made(content))
+    target = tmp_path / "scratch" / "t"
+    target.parent.mkdir()
+    fetching = asyncio.create_task(store.fetch(FIRST, target))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    fetching.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await fetching
+    for left in target.parent.iterdir():
+        assert (left, left.read_bytes()) == (target, content)
+
+
 async def test_the_same_bytes_again_are_fine_and_others_are_a_conflict(
     store: ArchiveStore, made: Made, tmp_path: Path
 ) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -20,7 +20,7 @@ from overnight.domain.holding import hold, release
 from overnight.domain.job import Job, Status, WaitingFor
 from overnight.domain.keys import LOCAL, Caller, KeyLimits, Scope
 from overnight.domain.outcome import Ending, Outcome
-from overnight.domain.standing import Standing, day_of, room_to_run, room_to_wait, still_no_room
+from overnight.domain.standing import HOLD_SECONDS, Standing, day_of, room_to_run, room_to_wait, still_no_room
 from overnight.domain.transitions import cancel, finish, resend, seen_by, start
 from overnight.flows.bells import ring
 from overnight.ports import Books, Clock, Entropy, Idempotency, JobIndex, JobStore, Owners, Queue
@@ -40,12 +40,12 @@ ALICE, BOB = named("alice"), named("bob")
 
 @dataclass
 class Seen:
-    """A check that allows everything and remembers how the owner stood."""
+    """A check that allows everything and remembers how the owner stood. `held` is not every store's to know."""
 
     standings: list[Standing] = field(default_factory=list)
 
     def __call__(self, job: Job, standing: Standing) -> None:
-        self.standings.append(standing)
+        self.standings.append(replace(standing, held=0))
 
 
 async def begun(store: JobStore, job: Job, clock: Clock) -> Job:
@@ -281,6 +281,19 @@ async def test_a_job_that_its_owners_limit_held_is_found_and_let_in(
     await store.change(waiting[0].job_id, release(now=clock.now()))
     assert (await begun(store, waiting[0], clock)).waiting_for is None
     assert await owners.held("alice", limit=9) == [job.job_id for job in waiting[1:]]
+
+
+async def test_the_more_jobs_a_limit_holds_the_more_seldom_each_of_them_tries_again(
+    store: JobStore, submitted: Submitted, clock: Clock
+) -> None:
+    runs, *waiting = [await submitted(store, caller=named("alice", max_running=1)) for _ in range(17)]
+    await begun(store, runs, clock)
+    decide = hold(waiting_for=WaitingFor.OWNER_LIMIT, at=clock.now())
+    for job in waiting:
+        await store.change(job.job_id, decide, check=still_no_room(now=clock.now()))
+    with pytest.raises(OwnerBusy) as busy:
+        await begun(store, waiting[0], clock)
+    assert busy.value.wait_seconds > 3 * HOLD_SECONDS
 
 
 async def test_a_worker_that_waits_for_a_bell_wakes_when_a_held_job_is_let_in(

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import hashlib
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,9 @@ from overnight.archive.names import check_name, check_prefix
 from overnight.ports import ArchiveConflict, ArchiveMissing, Growth, ListedArchive, StoredArchive, whole
 from overnight.threads import to_its_end
 
+LEFT_SECONDS = 24 * 3600.0
+"""What is half stored and older than this is a killed process's: no copy takes so long."""
+_INCOMING = ".incoming"
 _BLOCK = 1 << 20
 _NO_HARD_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
 """Another file system, or one without hard links: then bytes are copied."""
@@ -25,33 +29,38 @@ class DirectoryArchives:
     """One file per archive, and beside it `.<file>.sha256` in the format of `sha256sum`.
 
     An alias is a second (hard) link without such a record. What is not yet whole lies in `.incoming`.
+    A cancelled call that writes has ended when it raises.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     async def put(self, name: str, source: Path, *, growth: Growth | None = None) -> StoredArchive:
-        """The source is taken over: it is gone afterwards. A cancelled call has ended when it raises, and has left
-        nothing; or all of it, if it was about to return."""
+        """The source is taken over: it is gone afterwards. A cancelled call has left nothing; or all of it, if it was
+        about to return."""
         check_name(name)
         await whole(growth)
         return await to_its_end(lambda called_off: self._put(name, source, called_off))
 
     async def fetch(self, name: str, target: Path) -> StoredArchive:
         """Also raises OSError (EIO) if the bytes are no longer those that were put."""
-        return await asyncio.to_thread(self._fetch, check_name(name), target)
+        return await to_its_end(lambda called_off: self._fetch(check_name(name), target, called_off))
 
     async def part(self, name: str, *, start: int, length: int) -> bytes:
         return await asyncio.to_thread(self._part, check_name(name), start, length)
 
     async def publish(self, name: str, alias: str) -> None:
-        await asyncio.to_thread(self._publish, check_name(name), check_name(alias))
+        await to_its_end(lambda called_off: self._publish(check_name(name), check_name(alias), called_off))
 
     async def delete(self, name: str) -> None:
-        await asyncio.to_thread(self._delete, check_name(name))
+        await to_its_end(lambda _: self._delete(check_name(name)))
 
     async def listing(self, prefix: str) -> Sequence[ListedArchive]:
         return await asyncio.to_thread(self._listing, check_prefix(prefix))
+
+    async def sweep(self, now: float) -> None:
+        """Delete what processes that were killed left half stored. `now` in Unix seconds."""
+        await asyncio.to_thread(self._sweep, now - LEFT_SECONDS)
 
     def _put(self, name: str, source: Path, called_off: threading.Event) -> StoredArchive:
         with self._incoming() as incoming:
@@ -67,9 +76,11 @@ class DirectoryArchives:
     def _claim(self, name: str, incoming: Path, sha256: str) -> None:
         path = self._root / name
         if not self._take_name(path, incoming) and _measure(path)[1] != sha256:
-            raise ArchiveConflict("An archive of that name is already stored, with other content.")
-        with whole_file(_record_of(path)) as record:
-            record.write(f"{sha256}  {path.name}\n".encode())
+            raise ArchiveConflict
+        record = incoming.with_name("record")
+        record.write_text(f"{sha256}  {path.name}\n", "ascii")
+        fsync_file(record)
+        record.replace(_record_of(path))
         self._sync(path.parent)
 
     def _take_name(self, path: Path, incoming: Path) -> bool:
@@ -92,15 +103,15 @@ class DirectoryArchives:
                 incoming.replace(path)
             return True
 
-    def _fetch(self, name: str, target: Path) -> StoredArchive:
+    def _fetch(self, name: str, target: Path, called_off: threading.Event) -> StoredArchive:
         path = self._root / name
         digest = hashlib.sha256()
         try:
             archive = path.open("rb")
         except FileNotFoundError:
-            raise ArchiveMissing("There is no archive of that name.") from None
+            raise ArchiveMissing from None
         with archive, whole_file(target, durable=False) as copy:
-            while block := archive.read(_BLOCK):
+            for block in _blocks(archive, called_off):
                 digest.update(block)
                 copy.write(block)
             size, sha256 = copy.tell(), digest.hexdigest()
@@ -114,15 +125,15 @@ class DirectoryArchives:
                 archive.seek(start)
                 return archive.read(length)
         except FileNotFoundError:
-            raise ArchiveMissing("There is no archive of that name.") from None
+            raise ArchiveMissing from None
 
-    def _publish(self, name: str, alias: str) -> None:
+    def _publish(self, name: str, alias: str, called_off: threading.Event) -> None:
         shown = self._root / alias
         with self._incoming() as incoming:
             try:
-                _link_or_copy(self._root / name, incoming)
+                _link_or_copy(self._root / name, incoming, called_off)
             except FileNotFoundError:
-                raise ArchiveMissing("There is no archive of that name.") from None
+                raise ArchiveMissing from None
             fsync_file(incoming)
             shown.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _record_of(shown).unlink(missing_ok=True)
@@ -155,10 +166,16 @@ class DirectoryArchives:
             return _record_of(path).stat().st_mtime
         return status.st_ctime
 
+    def _sweep(self, before: float) -> None:
+        for left in (self._root / _INCOMING).glob("*"):
+            with suppress(FileNotFoundError):  # stored meanwhile
+                if left.lstat().st_mtime < before:
+                    shutil.rmtree(left, ignore_errors=True)
+
     @contextmanager
     def _incoming(self) -> Iterator[Path]:
         """A free name on the store's file system; what is left under it is removed."""
-        place = self._root / ".incoming"
+        place = self._root / _INCOMING
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place) as scratch:
             yield Path(scratch) / "archive"
@@ -201,7 +218,7 @@ def _measure(path: Path, called_off: threading.Event | None = None) -> tuple[int
         return file.tell(), digest.hexdigest()
 
 
-def _link_or_copy(source: Path, target: Path, called_off: threading.Event | None = None) -> None:
+def _link_or_copy(source: Path, target: Path, called_off: threading.Event) -> None:
     try:
         os.link(source, target)
     except OSError as error:

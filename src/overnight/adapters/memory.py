@@ -281,13 +281,14 @@ class MemoryStore:
         return used.job_id
 
     def _standing(self, owner: str) -> Standing:
-        queued = [job for job in self._jobs.values() if job.status is Status.QUEUED]
-        processing = [job for job in self._jobs.values() if job.status is Status.PROCESSING]
+        statuses = [job.status for job in self._jobs.values() if job.owner == owner]
+        queued = statuses.count(Status.QUEUED)
         return Standing(
-            queued=sum(job.owner == owner for job in queued),
-            processing=sum(job.owner == owner for job in processing),
+            queued=queued,
+            processing=statuses.count(Status.PROCESSING),
             spent_today_usd=self._spent[self._today(owner)],
-            queued_by_all=len(queued),
+            queued_by_all=sum(job.status is Status.QUEUED for job in self._jobs.values()),
+            held=queued,
         )
 
     def _today(self, owner: str) -> tuple[str, int]:

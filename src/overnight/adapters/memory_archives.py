@@ -15,6 +15,7 @@ from overnight.ports import (
     StoredArchive,
     whole,
 )
+from overnight.threads import to_its_end
 
 
 class MemoryArchives:
@@ -29,14 +30,14 @@ class MemoryArchives:
         await whole(growth)
         content = await asyncio.to_thread(source.read_bytes)
         if self._contents.setdefault(name, content) != content:
-            raise ArchiveConflict("An archive of that name is already stored, with other content.")
+            raise ArchiveConflict
         self._stored_at.setdefault(name, self._clock.now())
         await asyncio.to_thread(source.unlink, missing_ok=True)
         return _described(name, content)
 
     async def fetch(self, name: str, target: Path) -> StoredArchive:
         content = self._content(check_name(name))
-        await asyncio.to_thread(target.write_bytes, content)
+        await to_its_end(lambda _: target.write_bytes(content))
         return _described(name, content)
 
     async def part(self, name: str, *, start: int, length: int) -> bytes:
@@ -62,7 +63,7 @@ class MemoryArchives:
         try:
             return self._contents[name]
         except KeyError:
-            raise ArchiveMissing("There is no archive of that name.") from None
+            raise ArchiveMissing from None
 
 
 def _described(name: str, content: bytes) -> StoredArchive:

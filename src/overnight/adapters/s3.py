@@ -9,6 +9,7 @@ import errno
 import hashlib
 import re
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 PART = 8 << 20
 """Bytes of one part of an upload, and the most that goes up in one request. S3 takes 10,000 parts: 80 GB."""
 PARTS_IN_FLIGHT = 2
+GIVE_UP_SECONDS = 10.0
+"""How long a cancelled upload may take to delete its parts."""
 _PIECE = 1 << 20
 _SHA256 = "sha256"
 
@@ -186,11 +189,11 @@ class S3Archives:
         return StoredArchive(name=name, size=len(content), sha256=sha256)
 
     async def _send(self, name: str, source: Path, growth: Growth | None) -> StoredArchive:
-        """In parts. If `growth` breaks, the upload is given up and nothing of it is ever seen."""
+        """In parts. If `growth` breaks, or the call is cancelled, the upload is given up and its parts are deleted."""
         sha256 = None if growth else (await asyncio.to_thread(_measure, source))[1]
         reading = _Reading(source, growth)
-        try:
-            put = await obstore.put_async(
+        sending = asyncio.ensure_future(
+            obstore.put_async(
                 self._store,
                 name,
                 reading.pieces(),
@@ -199,6 +202,17 @@ class S3Archives:
                 chunk_size=PART,
                 max_concurrency=PARTS_IN_FLIGHT,
             )
+        )
+        try:
+            put = await asyncio.shield(sending)
+        except (
+            asyncio.CancelledError
+        ):  # obstore deletes the parts if their source breaks, not if it is cancelled
+            reading.called_off = True
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GIVE_UP_SECONDS):
+                    await asyncio.gather(sending, return_exceptions=True)
+            raise
         except (BaseError, FileNotFoundError) as error:
             raise _meaning(error) from None
         if await self._head(name) != (put["e_tag"] or ""):
@@ -216,7 +230,7 @@ class S3Archives:
         except (BaseError, FileNotFoundError) as error:
             raise _meaning(error) from None
         if stored != sha256:
-            raise ArchiveConflict("An archive of that name is already stored, with other content.")
+            raise ArchiveConflict
         return StoredArchive(name=name, size=size, sha256=sha256)
 
     async def _digest(self, name: str) -> str:
@@ -227,19 +241,23 @@ class S3Archives:
 
 
 class _Reading:
-    """A file read front to back, as far as it is written; `size` and `digest` are of what was read."""
+    """A file read front to back, as far as it is written, and until `called_off`. `size` and `digest` are of what was
+    read."""
 
     def __init__(self, source: Path, growth: Growth | None) -> None:
         self._source = source
         self._growth = growth
         self.size = 0
         self.digest = hashlib.sha256()
+        self.called_off = False
 
     async def pieces(self) -> AsyncIterator[bytes]:
         done = False
         while not done:
             there, done = await self._written()
             while self.size < there:
+                if self.called_off:
+                    raise InterruptedError("the archive is not wanted any more")
                 piece = await asyncio.to_thread(self._read, min(_PIECE, there - self.size))
                 self.size += len(piece)
                 yield piece
@@ -288,7 +306,7 @@ def _meaning(error: Exception) -> Exception:
     found = _CODE.search(str(error))
     code = found[1] if found else None
     if code == "NoSuchKey":
-        return ArchiveMissing("There is no archive of that name.")
+        return ArchiveMissing()
     if code is None and isinstance(error, PermissionDeniedError | UnauthenticatedError):
         code = "AccessDenied"
     if code in _REMEDIES:

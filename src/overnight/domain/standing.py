@@ -22,7 +22,7 @@ class Standing:
     """Of one owner: its open jobs and what its jobs cost in this UTC day; and the queued jobs of all owners.
 
     `held` are those of the queued ones that wait for another of their owner to end. A store that finds these when one
-    ends, and lets them in, need not count them.
+    ends, and lets them in, need not tell them from the other queued ones: they then wait longer than their share.
     """
 
     queued: int

@@ -27,9 +27,15 @@ class ListedArchive:
 class ArchiveMissing(Exception):
     """There is surely no such archive. Anything less sure (a refusal, a timeout) is another error."""
 
+    def __init__(self) -> None:
+        super().__init__("There is no archive of that name.")
+
 
 class ArchiveConflict(Exception):
     """The name is taken by other bytes: archives are immutable."""
+
+    def __init__(self) -> None:
+        super().__init__("An archive of that name is already stored, with other content.")
 
 
 class ArchiveDenied(OSError):

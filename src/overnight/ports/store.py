@@ -67,7 +67,8 @@ class JobStore(Protocol):
     - `check` is called after `decide` in the same transaction, with the job's owner as it stands before the
       change, and not at all if nothing is to be written. What it raises goes on to the caller as well.
     - Every method may raise StorageError.
-    - After a commit, watchers of the topics `job:{job_id}` are woken, and of `deliveries` if some are owed.
+    - After a commit that adds events or deliveries, watchers of the topic `job:{job_id}` are woken, and of `deliveries`
+      if some are owed.
     """
 
     async def create(

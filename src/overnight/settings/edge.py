@@ -2,13 +2,13 @@
 
 from pydantic import AliasChoices, Field, SecretStr
 
-from overnight.settings.forms import Group
+from overnight.settings.forms import Group, Url
 
 
 class EdgeSettings(Group):
     """A worker of an edge"""
 
-    edge_url: str | None = Field(
+    edge_url: Url | None = Field(
         None,
         description="The edge (docs/edge.md) whose jobs `overnight worker` runs; without it, those of a service on "
         "this machine.",
@@ -28,7 +28,7 @@ class EdgeSettings(Group):
         validation_alias=AliasChoices("CLOUDFLARE_API_TOKEN"),
         description="A token with the permissions Queues Read and Write.",
     )
-    cloudflare_api_url: str = Field(
+    cloudflare_api_url: Url = Field(
         "https://api.cloudflare.com/client/v4",
         description="Cloudflare's API, which the queue is pulled from.",
     )

@@ -1,9 +1,10 @@
 """What the groups of settings have in common, and the forms that their values have in a variable."""
 
+import re
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 T = TypeVar("T")
@@ -38,6 +39,14 @@ def _split(separator: str) -> BeforeValidator:
     return BeforeValidator(parts)
 
 
+def _url(text: str) -> str:
+    """A name or password in it would be told: it is no secret."""
+    if re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", text) is None:
+        raise ValueError("must be http:// or https://, a host, and nothing secret, no ? and no #")
+    return text
+
+
+Url = Annotated[str, AfterValidator(_url)]
 CommaSeparated = Annotated[tuple[T, ...], NoDecode, _split(",")]
 ColonSeparated = Annotated[tuple[T, ...], NoDecode, _split(":")]
 Network = IPv4Network | IPv6Network

@@ -54,8 +54,11 @@ def load(**overrides: Any) -> Settings:
         settings = Settings(**given)
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
-    for name in settings.secrets():
-        os.environ.pop(variable(name), None)
+    secret = {variable(name) for name in settings.secrets()}
+    for name in [
+        name for name in os.environ if name.upper() in secret
+    ]:  # they are read in any case of letters
+        del os.environ[name]
     return settings
 
 

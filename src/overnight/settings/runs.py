@@ -9,7 +9,7 @@ from overnight.domain.address import CallbackPolicy
 from overnight.domain.egress import EgressPolicy, allowed_host
 from overnight.domain.retention import IDEMPOTENCY_DAYS
 from overnight.domain.retry import RetryPolicy
-from overnight.settings.forms import ColonSeparated, CommaSeparated, Group, Network
+from overnight.settings.forms import ColonSeparated, CommaSeparated, Group, Network, Url
 
 
 def _not_before_its_key(days: float) -> float:
@@ -39,7 +39,7 @@ class ModelSettings(Group):
         validation_alias=AliasChoices("ANTHROPIC_AUTH_TOKEN"),
         description="Sent as a bearer token instead.",
     )
-    anthropic_base_url: str = Field(
+    anthropic_base_url: Url = Field(
         "https://api.anthropic.com",
         validation_alias=AliasChoices("ANTHROPIC_BASE_URL"),
         description="The upstream that runs' API calls are passed on to.",

@@ -20,7 +20,9 @@ async def opened_archives(settings: Settings) -> AsyncIterator[ArchiveStore]:
     """The store, ready for use, while the block runs. Raises SettingsError if it cannot be used as it is set."""
     match chosen_archives(settings):
         case "directory":
-            yield DirectoryArchives(settings.data / "archives")
+            directory = DirectoryArchives(settings.data / "archives")
+            await directory.sweep(SystemClock().now())
+            yield directory
         case "supabase":
             async with _checked_supabase(settings) as archives:
                 yield archives

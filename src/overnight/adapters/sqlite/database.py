@@ -64,6 +64,8 @@ class Database:
 
         Raises StorageError.
         """
+        if self._closed:
+            raise StorageError("the database is closed")
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._query, query)
 
     def _query(self, query: Callable[[apsw.Connection], T]) -> T:

@@ -37,4 +37,10 @@ def charge(connection: apsw.Connection, before: Job, after: Job, *, now: float) 
 
 def _standing(connection: apsw.Connection, owner: str, now: float) -> Standing:
     queued, processing, spent, queued_by_all = connection.execute(_STANDING, (owner, day_of(now))).get
-    return Standing(queued=queued, processing=processing, spent_today_usd=spent, queued_by_all=queued_by_all)
+    return Standing(
+        queued=queued,
+        processing=processing,
+        spent_today_usd=spent,
+        queued_by_all=queued_by_all,
+        held=queued,
+    )

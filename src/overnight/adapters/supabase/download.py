@@ -99,6 +99,7 @@ class Download:
         while (have := copy.size) < info.size:
             try:
                 await self._stretch(key, copy)
+                break  # That was the rest of it, be it too short or not.
             except (httpx.TransportError, StorageFault) as error:
                 failures = 1 if copy.size > have else failures + 1
                 if not passes(error):

@@ -26,8 +26,7 @@ class Note:
 class Notepad:
     """The note of one object's upload, ours alone while it is open. Without a descriptor nothing is kept."""
 
-    def __init__(self, path: Path, descriptor: int | None) -> None:
-        self._path = path
+    def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
 
     def read(self) -> Note | None:
@@ -47,7 +46,6 @@ class Notepad:
     def clear(self) -> None:
         if self._descriptor is not None:
             os.ftruncate(self._descriptor, 0)
-            self._path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -59,11 +57,13 @@ def notepad(directory: Path, key: str) -> Iterator[Notepad]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        yield Notepad(path, None)
+        yield Notepad(None)
         return
     try:
-        yield Notepad(path, descriptor)
+        yield Notepad(descriptor)
     finally:
+        if os.fstat(descriptor).st_size == 0:
+            path.unlink(missing_ok=True)
         os.close(descriptor)
 
 

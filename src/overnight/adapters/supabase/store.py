@@ -62,8 +62,8 @@ class SupabaseArchives:
         key = self._access.key_of(name)
         with self._explained(source), opened(source) as file:
             upload = Upload(self._connection, self._offer, self._notes, file)
-            incoming, size = await upload.towards(key, growth)
-            await self._claim(incoming, key, file, size)
+            async with upload.towards(key, growth) as (incoming, size):
+                await self._claim(incoming, key, file, size)
             return StoredArchive(name=name, size=size, sha256=await file.sha256(size))
 
     async def fetch(self, name: str, target: Path) -> StoredArchive:
@@ -134,7 +134,7 @@ class SupabaseArchives:
         with contextlib.suppress(StorageFault, OSError):  # swept later
             await self._objects.remove(incoming)
         if not ours:
-            raise ArchiveConflict("An archive of that name is already stored, with other content.")
+            raise ArchiveConflict
 
     async def _holds(self, key: str, file: Source, size: int) -> bool:
         """Whether the object has the bytes of the file."""
@@ -168,7 +168,7 @@ class SupabaseArchives:
     def _as_port_has_it(self, error: StorageFault, source: Path | None) -> Exception:
         match error.fault:
             case Fault.MISSING:
-                return ArchiveMissing("There is no archive of that name.")
+                return ArchiveMissing()
             case Fault.TOO_LARGE:
                 sent = source.stat().st_size - 1 if source is not None else 0
                 return ArchiveTooLarge(min(sent, self._offer.largest or sent))

@@ -1,6 +1,8 @@
 """Bringing a file into the bucket, under a key that nobody else uses, while it may still be written."""
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from overnight.adapters.supabase.access import INCOMING
@@ -30,8 +32,11 @@ class Written:
         return self._size, True
 
 
-class _Incomplete(Exception):
+class _Incomplete(Unreachable):
     """All was sent, and the server does not have it."""
+
+    def __init__(self) -> None:
+        super().__init__("Supabase Storage has not kept what was uploaded to it.")
 
 
 class Upload:
@@ -44,8 +49,10 @@ class Upload:
         self._notes = notes
         self._source = source
 
-    async def towards(self, key: str, growth: Growth | None) -> tuple[str, int]:
-        """(key that the bytes lie under until they are moved to `key`, size)."""
+    @asynccontextmanager
+    async def towards(self, key: str, growth: Growth | None) -> AsyncIterator[tuple[str, int]]:
+        """(key that the bytes lie under, size). The block moves them to `key`: until that is done, also if it fails,
+        another call with the same bytes goes on from them."""
         if not self._offer.deferred:
             await whole(growth)
             growth = None
@@ -53,11 +60,11 @@ class Upload:
         size, done = await growing.beyond(SMALL)
         self._check(size)
         if done and size <= SMALL:
-            return await self._in_one(size)
+            yield await self._in_one(size)
+            return
         with notepad(self._notes, key) as pad:
-            sent = await self._in_parts(pad, growing, done=done)
+            yield await self._in_parts(pad, growing, done=done)
             pad.clear()
-        return sent
 
     async def _in_one(self, size: int) -> tuple[str, int]:
         incoming, sha256 = self._new_key(), await self._source.sha256(size)
@@ -76,10 +83,7 @@ class Upload:
         log.warning("an upload did not arrive whole: the archive is sent once more, with its length ahead")
         await whole(growth)
         parts = self._parts(pad, Written(self._source.size))
-        try:
-            return await self._verified(*await parts.send(self._new_key, deferred=False))
-        except _Incomplete:
-            raise Unreachable("Supabase Storage has twice not kept what was uploaded to it.") from None
+        return await self._verified(*await parts.send(self._new_key, deferred=False))
 
     def _parts(self, pad: Notepad, growth: Growth) -> Parts:
         return Parts(
