@@ -22,6 +22,7 @@ from overnight.adapters.cloudflare.changes import (
 from overnight.adapters.cloudflare.claims import Claims
 from overnight.adapters.cloudflare.codec import Route
 from overnight.adapters.cloudflare.documents import ABSENT, Batch, Document, Documents, Read, Span
+from overnight.adapters.cloudflare.lost_answers import CertainDocuments
 from overnight.adapters.cloudflare.memory import Memory, as_written
 from overnight.adapters.cloudflare.owners import YOUNG_SECONDS, Owners
 from overnight.adapters.cloudflare.routes import Routes
@@ -72,14 +73,14 @@ class LedgerStore:
         owed: Callable[[Sequence[Delivery]], None] | None = None,
     ) -> None:
         """`owed` is told of every delivery that was written."""
-        self._documents = documents
+        self._documents = CertainDocuments(documents)
         self._clock = clock
         self._owed = owed
         self._wakeups = wakeups
         self._in_turn = in_turn
-        self._routes = Routes(documents)
-        self._claims = Claims(documents, clock)
-        self._owners = Owners(documents, clock)
+        self._routes = Routes(self._documents)
+        self._claims = Claims(self._documents, clock)
+        self._owners = Owners(self._documents, clock)
         self._running: Memory[Found] = Memory()
         self._calls: set[asyncio.Task[Any]] = set()
 
