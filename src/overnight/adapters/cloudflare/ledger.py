@@ -53,6 +53,8 @@ PAUSE_SECONDS = 0.01
 PAGE = 500
 """Documents that one look of an erasure lists, and jobs that one write deletes: KV takes a thousand operations of one
 invocation of the edge (facts: cloudflare 4)."""
+EVENT_CHARACTERS = 4_000_000
+"""Of the events that one look returns: an isolate of the edge has 128 MB, and holds them in several forms at once."""
 
 T = TypeVar("T")
 
@@ -123,7 +125,8 @@ class LedgerStore:
 
     async def events(self, job_id: str, *, after: int = 0, limit: int = 100) -> Sequence[Event]:
         prefix = f"{codec.EVENTS}{job_id}:"
-        found = await self._of_job(job_id, Span(prefix, codec.event_key(job_id, after), limit))
+        span = Span(prefix, codec.event_key(job_id, after), limit, most_characters=EVENT_CHARACTERS)
+        found = await self._of_job(job_id, span)
         return [codec.decode(Event, document.body) for document in found]
 
     async def session(self, session_id: str) -> Session:
