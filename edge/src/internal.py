@@ -8,7 +8,7 @@ from workers import Response
 
 from front import Edge
 from overnight.adapters.cloudflare.documents import Written, batch_order, bell_order, read_order, text
-from overnight.adapters.cloudflare.protocol import PROTOCOL, PROTOCOL_HEADER, refusal
+from overnight.adapters.cloudflare.protocol import PROTOCOL, PROTOCOL_HEADER, TEND_HEADER, refusal
 from overnight.ports import StorageError
 
 PREFIX = "/internal/ledger/"
@@ -21,7 +21,7 @@ async def answer(edge: Edge, request, path: str, query: str, token: str | None) 
     if refused is not None:
         return refused
     if path == f"{PREFIX}hello":
-        return Response("", headers=HEADERS)
+        return Response("", headers={TEND_HEADER: str(edge.tend_seconds), **HEADERS})
     name = parse_qs(query).get("object", [""])[0]
     if request.method != "POST" or not 0 < len(name) <= MAX_NAME:
         return Response("", status=404)

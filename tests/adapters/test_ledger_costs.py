@@ -1,7 +1,8 @@
 """What a ledger asks and writes for each step of a job, and that what it remembers is never believed alone."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 import pytest
 from bench.counted import Counts
@@ -100,33 +101,58 @@ async def test_a_session_that_was_erased_elsewhere_is_gone(story: Story) -> None
 
 
 class Deaf:
-    """The port `Documents`, whose next answer to a write is lost."""
+    """The port `Documents`: the answer to its next write of the session is lost, and with `instead` the write too."""
 
     def __init__(self, story: Story) -> None:
         self._edge = story.edge
         self.deaf = False
+        self.instead: Callable[[], Awaitable[object]] | None = None
 
     async def read(self, name: str, read: Read) -> Mapping[str, Document]:
         return await self._edge.read(name, read)
 
     async def write(self, name: str, batch: Batch) -> bool:
-        written = await self._edge.write(name, batch)
-        if self.deaf and name == codec.session_object("s"):
-            self.deaf = False
-            raise StorageFailed("the answer is lost")
-        return written
+        if not self.deaf or name != codec.session_object("s"):
+            return await self._edge.write(name, batch)
+        self.deaf = False
+        await (self._edge.write(name, batch) if self.instead is None else self.instead())
+        raise StorageFailed("the answer is lost")
 
 
-async def test_after_a_write_of_which_nobody_knows_the_ledger_is_asked(story: Story) -> None:
+@pytest.fixture
+def deaf(story: Story) -> Deaf:
     documents = Deaf(story)
     story.worker = LedgerStore(documents, PollingWakeups(1.0), story.clock, no_turns)
+    return documents
+
+
+async def test_a_write_whose_answer_is_lost_is_looked_up_and_made_once(story: Story, deaf: Deaf) -> None:
     await story.renew("job")
-    documents.deaf = True
+    deaf.deaf = True
+    await story.tell("job", 1)
+    assert [event.seq for event in await story.worker.events("job")] == [1, 2, 3]
+    assert (await cost(story, "renew")).requests == 1
+    deaf.deaf = True
+    await story.finish("job")
+    assert (await story.worker.snapshot("job")).job.status is Status.COMPLETED
+
+
+async def nothing() -> None:
+    pass
+
+
+@pytest.mark.parametrize("overtaken", [False, True])
+async def test_a_write_that_did_not_arrive_has_failed(story: Story, deaf: Deaf, overtaken: bool) -> None:
+    await story.renew("job")
+    cancelled = cancel(now=story.clock.now(), delivery_id="msg")
+    deaf.instead = partial(story.front.change, "job", cancelled) if overtaken else nothing
+    deaf.deaf = True
     with pytest.raises(StorageFailed):
         await story.tell("job", 1)
+    kinds = [event.type for event in await story.worker.events("job")]
+    assert "agent.text" not in kinds
     await story.tell("job", 1)
-    assert [event.seq for event in await story.worker.events("job")] == [1, 2, 3, 4]
-    assert (await cost(story, "renew")).requests == 1
+    assert [event.type for event in await story.worker.events("job")] == [*kinds, "agent.text"]
 
 
 async def test_a_job_that_ran_long_ago_is_remembered_no_more(story: Story) -> None:

@@ -1,12 +1,15 @@
 """When the alarm of a session looks: seldom while nothing changes, in time when something must be done."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from overnight.adapters.cloudflare import over_http, queue
 from overnight.adapters.cloudflare.looks import (
     DEBT_SECONDS,
     JITTER,
@@ -19,8 +22,10 @@ from overnight.adapters.cloudflare.looks import (
     silent,
 )
 from overnight.domain.job import Delivery, DeliveryStatus, Job, Lease, Status
+from overnight.settings import Settings
 
-TEND = 20.0
+FRONT = Path(__file__).parents[2] / "edge" / "src" / "front.py"
+TEND = float(re.findall(r"^TEND_SECONDS = (.*)$", FRONT.read_text(), re.MULTILINE)[0])
 DAY = 86400.0
 QUEUED = Job(job_id="j", session_id="s", status=Status.QUEUED, created_at=0.0, available_at=0.0)
 RUNNING = replace(QUEUED, status=Status.PROCESSING, attempt=1, lease=Lease(worker="w", until=15.0))
@@ -33,6 +38,13 @@ def looks(sight: Sight, *, until: float, chance: float = 0.0) -> Iterator[float]
     while at is not None and at <= until:
         yield at
         at = after_a_look(sight, now=at, tend_seconds=TEND, chance=chance)
+
+
+def test_a_call_that_hangs_is_given_up_while_the_run_can_still_be_saved() -> None:
+    """A lease is renewed when a third of it has passed."""
+    renewed_after = Settings.model_fields["lease_seconds"].default / 3
+    assert renewed_after + over_http.TIMEOUT_SECONDS < TEND
+    assert queue.TIMEOUT_SECONDS < TEND
 
 
 def test_a_job_that_only_waits_is_looked_at_ever_more_seldom_and_rung_each_time() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from bench.counted import CountedDocuments
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overnight.adapters.cloudflare.documents import ABSENT, Batch, Document, Read, Span
@@ -90,6 +90,21 @@ def test_a_span_counts_documents_and_not_rows(one: Object) -> None:
     ]
 
 
+def test_a_span_of_large_bodies_ends_early_but_has_one(one: Object) -> None:
+    """An isolate has little memory, and a reader that gets nothing would never go on."""
+    sizes = {"e:1": 3 * PIECE_CHARACTERS, "e:2": 10, "e:3": 90, "e:4": 1}
+    one.write(Batch(put={key: "x" * size for key, size in sizes.items()}))
+
+    def found(**span: Any) -> list[str]:
+        return list(one.read(spans=[Span("e:", most_characters=100, **span)]))
+
+    assert found() == ["e:1"]
+    assert found(after="e:1") == ["e:2", "e:3"]
+    assert found(after="e:1", limit=1) == ["e:2"]
+    assert found(after="e:3") == ["e:4"]
+    assert found(after="e:4") == []
+
+
 def test_the_object_knows_when_a_document_was_written(one: Object) -> None:
     one.now = 5.0
     one.write(Batch(put={"a": "1"}))
@@ -104,6 +119,7 @@ steps = st.lists(
 
 
 @given(steps)
+@settings(deadline=None)
 def test_versions_only_grow_whatever_is_deleted(taken: list[tuple[str, str]]) -> None:
     """Else a writer that had looked before could write over what came after."""
     one, seen = Object(), dict.fromkeys("abc", 0)

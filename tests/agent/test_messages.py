@@ -21,7 +21,7 @@ from claude_agent_sdk import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overnight.agent.messages import TEXT_LIMIT, events_of, json_safe
+from overnight.agent.messages import EVENT_LIMIT, TEXT_LIMIT, events_of, json_safe
 
 
 def assistant(*blocks: Any, **fields: Any) -> AssistantMessage:
@@ -121,6 +121,16 @@ def test_long_text_is_cut_and_says_so() -> None:
     assert "200000" in fields["text"]
     whole = "x" * TEXT_LIMIT
     assert list(events_of(assistant(TextBlock(text=whole)))) == [("agent.text", {"text": whole})]
+
+
+def test_an_event_of_many_strings_is_bounded_too() -> None:
+    """One line of Claude Code may have 64 MiB, and what reads it is a model's or an agent's."""
+    many = {"id": "t", "name": "Write", "input": {str(number): "x" * 1000 for number in range(2000)}}
+    ((kind, fields),) = events_of(assistant(ToolUseBlock(**many)))
+    assert (kind, fields["id"], fields["name"]) == ("tool.started", "t", "Write")
+    assert fields["cut_bytes"] > EVENT_LIMIT > len(json.dumps(fields))
+    keys = SystemMessage(subtype="x", data={str(number): number for number in range(200_000)})
+    assert set(events_of(keys)[0][1]) == {"subtype", "cut_bytes"}
 
 
 anything = st.recursive(

@@ -18,7 +18,7 @@ from claude_agent_sdk import (
 )
 
 from overnight.agent.counted import Counted
-from overnight.agent.outcome import Record, code_of_status, outcome_of
+from overnight.agent.outcome import RESULT_LIMIT, Record, code_of_status, outcome_of
 from overnight.agent.prices import Metered
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import Usage
@@ -129,6 +129,16 @@ def test_structured_output_is_missing_only_where_it_was_asked_for() -> None:
     assert judge(result(), wants_structure=True).code is ErrorCode.STRUCTURED_OUTPUT_MISSING
     assert judge(result(structured_output=[]), wants_structure=True).ending is Ending.DONE
     assert judge(result()).ending is Ending.DONE
+
+
+@pytest.mark.parametrize(
+    "large", [{"result": "x" * RESULT_LIMIT}, {"structured_output": ["é" * RESULT_LIMIT]}]
+)
+def test_a_result_that_no_ledger_could_take_is_no_result(large: dict[str, Any]) -> None:
+    """It could not be written, and a finished run that cannot be written is run again."""
+    outcome = judge(result(**large))
+    assert (outcome.code, outcome.cost_usd) == (ErrorCode.OUTPUT_TOO_LARGE, 0.5)
+    assert judge(result(result="\ud800" + "é" * (RESULT_LIMIT // 2 - 20))).ending is Ending.DONE
 
 
 def test_a_refused_key_is_known_at_the_first_retry() -> None:

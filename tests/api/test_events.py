@@ -242,6 +242,15 @@ class TestStream:
             b"id: 3",
         ]
 
+    async def test_pages_that_are_short_for_their_size_end_no_stream(self, service: Any) -> None:
+        job_id = await submit_to(service)
+        await service.run(job_id)
+        parts = replace(service.parts, store=ShortPages(service.parts.store))
+        job = (await service.parts.store.snapshot(job_id)).job
+        async with asyncio.timeout(5):
+            text = b"".join([piece async for piece in follow(parts, job, 0)])
+        assert text.count(b"\nid:") == job.last_event > 1
+
     async def test_a_client_that_takes_nothing_is_dropped(
         self, service: Any, client: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -274,6 +283,16 @@ class InterruptedStore:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
+
+
+class ShortPages:
+    """A store that gives one event at a time, as a ledger does if they are large."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    async def events(self, job_id: str, *, after: int = 0, limit: int = 100) -> Any:
+        return await self._store.events(job_id, after=after, limit=1)
 
 
 class CountingWakeups:

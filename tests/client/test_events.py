@@ -107,10 +107,10 @@ async def test_without_following_it_reads_pages(client: AsyncClient, script: Any
             200, content=b'{"data":[' + bodies + b'],"next_after":%d,"final":false}' % (first + count - 1)
         )
 
-    script.answers = [page(1, 100), page(101, 3)]
+    script.answers = [page(1, 100), page(101, 3), page(104, 0)]
     found = [event.seq async for event in client.events("j", follow=False)]
     assert found == list(range(1, 104))
-    assert script.asked[1].url.params["after"] == "100"
+    assert [asked.url.params["after"] for asked in script.asked] == ["0", "100", "103"]
 
 
 async def test_wait_follows_the_job_to_its_end(

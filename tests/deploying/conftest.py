@@ -19,8 +19,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from overnight.adapters.cloudflare.documents import PROTOCOL
 from overnight.adapters.cloudflare.messages import MAX_RETRIES
+from overnight.adapters.cloudflare.protocol import PROTOCOL
 from overnight.cli.main import app
 from overnight.deploying.names import WORKER
 from overnight.rehearsal.account import StandInAccount, account_app

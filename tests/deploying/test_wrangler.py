@@ -1,8 +1,12 @@
 """The configurations of the Workers against wrangler's own schema, and that what is uploaded is what was tried dry."""
 
+import asyncio
+import contextlib
 import copy
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +15,8 @@ from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
+
+from overnight.deploying.wrangler import Wrangler
 
 ROOT = Path(__file__).parents[2]
 EDGE = ROOT / "edge"
@@ -30,6 +36,43 @@ def faults() -> Any:
     schema = json.loads((EDGE / "node_modules" / "wrangler" / "config-schema.json").read_text())
     validator = jsonschema.Draft7Validator(schema)
     return lambda config: [(error.json_path, error.message) for error in validator.iter_errors(config)]
+
+
+PREPARE = """
+import os, subprocess, sys
+child = subprocess.Popen(["sleep", "600"])
+print(child.pid, flush=True, file=open("child", "w"))
+os.rename("child", "pid")
+child.wait()
+"""
+
+
+async def test_what_a_cancelled_deployment_has_started_ends_with_it(tmp_path: Path) -> None:
+    """Else an npm that is left would write beside that of the next try."""
+    (tmp_path / "prepare.py").write_text(PREPARE)
+    wrangler = Wrangler(tmp_path, api_url="http://127.0.0.1:1", token="t", account_id="a")
+    preparing = asyncio.create_task(wrangler.prepare())
+    async with asyncio.timeout(30):
+        while not (tmp_path / "pid").exists():  # noqa: ASYNC110 - no event crosses a process boundary
+            await asyncio.sleep(0.05)
+    child = int((tmp_path / "pid").read_text())
+    preparing.cancel()
+    try:
+        await asyncio.wait({preparing}, timeout=10)
+        assert preparing.done()
+        async with asyncio.timeout(10):
+            while is_alive(child):  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.05)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return "(sleep) Z" not in Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize("path", ["edge/wrangler.jsonc", "deploy/cloudflare-container/wrangler.jsonc"])

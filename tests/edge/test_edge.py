@@ -9,9 +9,10 @@ import httpx
 import pytest
 
 from overnight.adapters.cloudflare import codec
-from overnight.adapters.cloudflare.documents import PROTOCOL, PROTOCOL_HEADER, Batch, Read
+from overnight.adapters.cloudflare.documents import Batch, Read
 from overnight.adapters.cloudflare.ledger import LedgerStore
 from overnight.adapters.cloudflare.over_http import HttpDocuments, edge_documents
+from overnight.adapters.cloudflare.protocol import PROTOCOL, PROTOCOL_HEADER
 from overnight.adapters.cloudflare.queue import MOST_AT_ONCE, CloudflareQueue, QueueAddress, cloudflare_queue
 from overnight.domain.job import Job
 from overnight.domain.outcome import Ending, Outcome

@@ -21,6 +21,8 @@ from overnight.serving import listen, serving, url_of
 
 OVERNIGHT = Path(sys.executable).parent / "overnight"
 NEWER, OLDER = str(int(PROTOCOL) + 1), str(int(PROTOCOL) - 1)
+TEND_SECONDS = 4.0
+"""Of the edge of the tests (tests/conftest.py)."""
 EDGE, WORKER = "Deploy the edge again", "Update overnight where the worker runs"
 
 
@@ -52,7 +54,16 @@ async def test_a_stranger_does_not_learn_the_version(edge_settings: Mapping[str,
 
 
 async def test_an_edge_of_the_same_version_is_greeted(documents: HttpDocuments) -> None:
-    await documents.greet()
+    assert await documents.greet() == TEND_SECONDS
+
+
+async def test_a_worker_that_would_lose_every_job_does_not_start(
+    edge_settings: Mapping[str, str], tmp_path: Path
+) -> None:
+    """It would renew its lease too late for the edge, and each run would be paid for ten times."""
+    status, told = await worker(tmp_path, edge_settings, OVERNIGHT_LEASE_SECONDS=str(3 * TEND_SECONDS))
+    assert status == 2
+    assert "OVERNIGHT_TEND_SECONDS" in told
 
 
 @contextlib.asynccontextmanager
@@ -94,15 +105,25 @@ async def test_a_worker_does_not_start_at_another_edge_and_takes_nothing(
             "OVERNIGHT_CLOUDFLARE_API_URL": url,
             "OVERNIGHT_CLOUDFLARE_QUEUE_ID": "q",
         }
-        process = await asyncio.create_subprocess_exec(
-            str(OVERNIGHT),
-            *("worker", "--data", str(tmp_path)),
-            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "OVERNIGHT_REHEARSAL": "1", **settings},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        status, said = await worker(tmp_path, settings)
+    assert status == 1
+    assert told in said
+    assert asked == ["/internal/ledger/hello"]
+
+
+async def worker(data: Path, settings: Mapping[str, str], **more: str) -> tuple[int | None, str]:
+    """How an `overnight worker` ended that does not start, and what it said."""
+    process = await asyncio.create_subprocess_exec(
+        str(OVERNIGHT),
+        *("worker", "--data", str(data)),
+        env={"PATH": os.environ["PATH"], "HOME": str(data), "OVERNIGHT_REHEARSAL": "1", **settings, **more},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
         async with asyncio.timeout(60):
             _, error = await process.communicate()
-    assert process.returncode == 1
-    assert told in " ".join(error.decode().split())
-    assert asked == ["/internal/ledger/hello"]
+    finally:
+        if process.returncode is None:
+            process.kill()
+    return process.returncode, " ".join(error.decode().split())

@@ -149,8 +149,12 @@ def is_final(job: Mapping[str, Any]) -> bool:
 
 
 async def kinds_of(edge: httpx.AsyncClient, job_id: str) -> list[str]:
+    return [event["type"] for event in await events_of(edge, job_id)]
+
+
+async def events_of(edge: httpx.AsyncClient, job_id: str, kind: str | None = None) -> list[dict[str, Any]]:
     page = (await edge.get(f"/jobs/{job_id}/events", params={"limit": 1000})).json()
-    return [event["type"] for event in page["data"]]
+    return [event for event in page["data"] if kind in {None, event["type"]}]
 
 
 @contextlib.asynccontextmanager
@@ -220,6 +224,48 @@ async def test_a_killed_workers_job_is_run_again(
     done = await when(edge, job["job_id"], is_final, seconds=90)
     assert (done["status"], done["result"], done["attempt"]) == ("completed", "went on", 2)
     assert "job.worker_lost" in await kinds_of(edge, job["job_id"])
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(signal.SIGKILL, "job.worker_lost"), (signal.SIGTERM, "job.handed_back")]
+)
+async def test_another_machine_goes_on_from_the_checkpoint_of_a_worker_that_went(
+    edge: httpx.AsyncClient,
+    edge_settings: Mapping[str, str],
+    worker_of: Callable[..., Worker],
+    tmp_path: Path,
+    number: signal.Signals,
+    told: str,
+) -> None:
+    """Killed, or told to stop: then it hands the job back, and nobody waits for an alarm."""
+    first = worker_of(edge_settings, "one", OVERNIGHT_CHECKPOINT_SECONDS="1")
+    await first.start()
+    job = await submit(
+        edge,
+        lines("bash if [ -e again ]; then echo on; else touch again; exec sleep 600; fi", "answer went on"),
+    )
+
+    async def stored() -> bool | None:
+        names = [
+            event["data"]["archive"] for event in await events_of(edge, job["job_id"], "checkpoint.saved")
+        ]
+        return True if names and in_zip(tmp_path / "archives" / names[-1], "again") else None
+
+    await eventually(stored)
+    await first.end(number)
+    await worker_of(edge_settings, "two").start()
+    done = await when(edge, job["job_id"], is_final, seconds=90)
+    assert (done["status"], done["result"], done["attempt"]) == ("completed", "went on", 2)
+    ready = await events_of(edge, job["job_id"], "workspace.ready")
+    assert [event["data"]["source"] for event in ready] == ["new", "checkpoint"]
+    assert await events_of(edge, job["job_id"], told)
+
+
+def in_zip(path: Path, name: str) -> bool:
+    try:
+        return name in zipfile.ZipFile(path).namelist()
+    except FileNotFoundError:  # a newer one has taken its place
+        return False
 
 
 async def test_bells_that_ring_twice_for_two_workers_run_each_job_once_and_in_order(

@@ -7,8 +7,8 @@ import pytest
 
 from overnight.domain import transitions
 from overnight.domain.redaction import Redactor
-from overnight.flows.event_log import EventLog
-from overnight.ports import StorageBusy
+from overnight.flows.event_log import BATCH_BYTES, EventLog
+from overnight.ports import StorageBusy, StorageFailed
 
 
 class Slow:
@@ -47,3 +47,32 @@ async def test_a_flush_waits_for_the_one_before_it(world: Any, trouble: Exceptio
     await asyncio.wait([first, second])
     assert first.exception() is trouble
     assert [told["text"] for told in await world.told(job.job_id, "agent.text")] == ["one", "two"]
+
+
+class Small:
+    """A store that takes no more than so many bytes at once."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    async def change(self, job_id: str, decide: Any) -> Any:
+        def small(job: Any, session: Any) -> Any:
+            change = decide(job, session)
+            if sum(len(event.data["text"]) for event in change.events) > BATCH_BYTES:
+                raise StorageFailed("too much")
+            return change
+
+        return await self._store.change(job_id, small)
+
+
+async def test_what_gathered_in_an_outage_is_written_in_pieces(world: Any) -> None:
+    """Else it would be refused for its size, again and again, and grow."""
+    job = await world.submit()
+    start = transitions.start(worker="w", now=world.clock.now(), lease_seconds=15.0, isolation="test")
+    job = (await world.store.change(job.job_id, start)).job
+    log = EventLog(Small(world.store), world.clock, job, Redactor())  # type: ignore[arg-type]  # it can only change
+    texts = [str(number) * (BATCH_BYTES // 4) for number in range(9)]
+    for text in texts:
+        log.emit("agent.text", {"text": text})
+    await log.flush()
+    assert [told["text"] for told in await world.told(job.job_id, "agent.text")] == texts

@@ -5,6 +5,10 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from overnight.adapters.cloudflare.queue import QueueAddress, cloudflare_queue
 from overnight.domain.errors import ErrorCode
@@ -12,7 +16,7 @@ from overnight.domain.job import Change, Job, Status, WaitingFor
 from overnight.domain.outcome import Ending, Outcome
 from overnight.domain.transitions import Decide
 from overnight.flows.run_job import TROUBLE_SECONDS
-from overnight.ports import StorageFailed
+from overnight.ports import Bell, StorageFailed
 from overnight.rehearsal.pull_queue import pull_queue_app
 from overnight.serving import listen, serving, url_of
 
@@ -53,6 +57,27 @@ def dead(pull_url: str) -> Dead:
         return [letter["attempts"] for letter in answer.json()["result"]["messages"]]
 
     return ask
+
+
+async def test_a_call_that_fails_is_not_made_again_while_a_lease_runs(world: Any) -> None:
+    """The client's own pauses would take longer than a lease that nobody renews yet."""
+    asked: list[str] = []
+
+    async def broken(request: Request) -> Response:
+        asked.append(request.url.path)
+        return Response(status_code=500)
+
+    listener = listen("127.0.0.1", 0)
+    app = Starlette(routes=[Route("/{path:path}", broken, methods=["POST"])])
+    address = QueueAddress(account_id="a", queue_id="q")
+    async with (
+        serving(app, listener, grace_seconds=1.0),
+        cloudflare_queue(url_of(listener), "token", address, world.clock) as queue,
+    ):
+        with pytest.raises(StorageFailed):
+            await queue.ack(Bell(job_id="j", receipt="r", rung=1))
+    listener.close()
+    assert asked == ["/accounts/a/queues/q/messages/ack"]
 
 
 async def test_a_job_that_waits_for_days_is_no_dead_letter(pulled: Any, agents: Any, dead: Dead) -> None:

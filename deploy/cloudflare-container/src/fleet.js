@@ -9,13 +9,16 @@ export function settingsFor(env) {
   );
 }
 
-// How many containers should be up for a backlog. More are never stopped from here: a container ends by itself when it has
-// been idle, which this Worker cannot see.
-export function wanted(backlog, env) {
-  const each = Number(env.OVERNIGHT_CONCURRENCY);
-  return Math.min(Math.ceil(backlog / each), Number(env.MAX_CONTAINERS));
-}
-
-export function names(count) {
-  return Array.from({ length: count }, (_, number) => `worker-${number}`);
+// Starts a container for every OVERNIGHT_CONCURRENCY messages that wait, beside those that run: what still waits although
+// they look every few seconds, they have no hands for. `begin(name)` says whether that one had to be started. None is ever
+// stopped from here: a container ends by itself when it has been idle, which this Worker cannot see.
+export async function startFor(backlog, env, begin) {
+  let missing = Math.ceil(backlog / Number(env.OVERNIGHT_CONCURRENCY));
+  for (let number = 0; missing > 0 && number < Number(env.MAX_CONTAINERS); number += 1) {
+    try {
+      if (await begin(`worker-${number}`)) missing -= 1;
+    } catch (error) {
+      console.error("a container did not start; the next minute tries again:", String(error));
+    }
+  }
 }

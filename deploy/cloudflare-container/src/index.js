@@ -1,5 +1,5 @@
 import { Container } from "@cloudflare/containers";
-import { names, settingsFor, wanted } from "./fleet.js";
+import { settingsFor, startFor } from "./fleet.js";
 
 export class Workers extends Container {
   // Counts requests to the container. It gets none, so this says nothing about its work: see onActivityExpired.
@@ -7,9 +7,11 @@ export class Workers extends Container {
   entrypoint = ["/usr/bin/tini", "--", "/opt/overnight/bin/overnight", "worker"];
   enableInternet = true;
 
-  // Does nothing if the container runs already.
+  // False: the container runs already.
   async begin() {
+    if (this.ctx.container.running) return false;
     await this.start({ envVars: settingsFor(this.env) });
+    return true;
   }
 
   // The base class would stop a container here, with jobs in it. The worker ends itself (OVERNIGHT_IDLE_EXIT_SECONDS).
@@ -19,9 +21,6 @@ export class Workers extends Container {
 export default {
   async scheduled(_event, env) {
     const { backlogCount } = await env.QUEUE.metrics();
-    const started = names(wanted(backlogCount, env)).map((name) => env.WORKERS.getByName(name).begin());
-    for (const { status, reason } of await Promise.allSettled(started)) {
-      if (status === "rejected") console.error("a container did not start; the next minute tries again:", String(reason));
-    }
+    await startFor(backlogCount, env, (name) => env.WORKERS.getByName(name).begin());
   },
 };

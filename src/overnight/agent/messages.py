@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
+import msgspec
 from claude_agent_sdk import (
     AssistantMessage,
     RateLimitEvent,
@@ -23,6 +24,12 @@ from claude_agent_sdk import (
 TEXT_LIMIT = 64 * 1024
 """Characters of one string in an event. The transcript has all of it."""
 
+EVENT_LIMIT = 1024 * 1024
+"""Bytes of one event as JSON, which may be many strings: several are written, and read, at once."""
+
+KEPT = ("id", "name", "is_error", "parent_id", "kind", "subtype")
+"""What is told of an event over the limit."""
+
 DEPTH_LIMIT = 60
 
 EventDraft = tuple[str, dict[str, Any]]
@@ -31,7 +38,15 @@ EventDraft = tuple[str, dict[str, Any]]
 def events_of(message: Any) -> Iterator[EventDraft]:
     """`(type, data)` of each event that the message makes; data is JSON-safe and bounded."""
     make = _MAKERS.get(type(message), _unknown)
-    return ((kind, safe_mapping(fields)) for kind, fields in make(message))
+    return ((kind, _bounded(safe_mapping(fields))) for kind, fields in make(message))
+
+
+def _bounded(fields: dict[str, Any]) -> dict[str, Any]:
+    size = len(msgspec.json.encode(fields))
+    if size <= EVENT_LIMIT:
+        return fields
+    kept = {key: fields[key] for key in KEPT if isinstance(fields.get(key), str | bool)}
+    return {**kept, "cut_bytes": size}
 
 
 def safe_mapping(value: Mapping[Any, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ decided here but in `domain/retry.py`.
 """
 
 import errno
+import json
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,10 @@ KEPT = "The files and the conversation are kept as they were left."
 DETAIL_LIMIT = 400
 """Characters of what the API or the CLI said that go into a message."""
 STDERR_LINES = 20
+RESULT_LIMIT = 5_000_000
+"""Bytes of what a run answers, as JSON. A model writes a tenth of it; but an agent that is the same user as Claude
+Code can say anything in its place. The ledger of an edge takes no document over 16 MB, and what blanking puts in the
+place of secrets may be longer than they were; a run whose end cannot be written would be run, and paid for, again."""
 
 
 class _Result(msgspec.Struct):
@@ -149,6 +154,9 @@ def _bare_outcome(record: Record, *, stopped: bool, wants_structure: bool) -> Ou
 
 
 def _done(result: ResultMessage, wants_structure: bool) -> Outcome:
+    answer = json.dumps([result.result, result.structured_output], ensure_ascii=False)
+    if len(answer.encode(errors="replace")) > RESULT_LIMIT:
+        return _too_large(f"The result of the run is over {RESULT_LIMIT // 1_000_000} MB. {KEPT} ")
     if wants_structure and result.structured_output is None:
         return failed(
             ErrorCode.STRUCTURED_OUTPUT_MISSING,
@@ -246,11 +254,7 @@ def _failed_process(error: Exception, record: Record) -> Outcome:
     last = _last_words(record)
     match error:
         case CLIJSONDecodeError():
-            return failed(
-                ErrorCode.OUTPUT_TOO_LARGE,
-                f"One message of Claude Code was too large to read, or broken. {KEPT} {last}"
-                "Let the agent write large output to files.",
-            )
+            return _too_large(f"One message of Claude Code was too large to read, or broken. {KEPT} {last}")
         case ProcessError():
             exit_code = f" (exit code {error.exit_code})" if error.exit_code is not None else ""
             return failed(
@@ -270,6 +274,10 @@ def _failed_process(error: Exception, record: Record) -> Outcome:
                 f"Claude Code could not be started or did not answer. {KEPT} {last}It is tried again; "
                 "`overnight doctor` shows what is missing.",
             )
+
+
+def _too_large(told: str) -> Outcome:
+    return failed(ErrorCode.OUTPUT_TOO_LARGE, f"{told}Let the agent write large output to files.")
 
 
 def _said(result: ResultMessage) -> str:

@@ -83,7 +83,7 @@ async def follow(parts: ApiParts, job: Job, after: int) -> AsyncGenerator[bytes,
                 yield _text(batch, job)
                 after, over = batch[-1].seq, _is_over(batch, before=over)
                 beat_at = loop.time() + HEARTBEAT_SECONDS
-            if len(batch) == BATCH:
+            if len(batch) == BATCH or (over and batch and after < job.last_event):  # or they are large
                 continue
             if over:
                 return

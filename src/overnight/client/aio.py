@@ -212,7 +212,7 @@ class AsyncClient:
             page = await self._get(f"/jobs/{segment(job_id)}/events", _Events, after=after, limit=PAGE)
             for event in page.data:
                 yield event
-            if len(page.data) < PAGE:
+            if page.final or not page.data:  # a page of large events may be a short one
                 return
             after = page.next_after
 
@@ -230,6 +230,7 @@ class _Page(Struct, Generic[T]):
 class _Events(Struct):
     data: list[Event]
     next_after: int
+    final: bool = False
 
 
 def _decode(response: httpx.Response, kind: type[T]) -> T:

@@ -1,9 +1,11 @@
 """Wrangler, Cloudflare's own tool, as `edge/package.json` pins it: it uploads the Worker and sets its secrets."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -84,6 +86,7 @@ class Wrangler:
 async def _run(
     command: Sequence[str], *, cwd: Path, environment: Mapping[str, str] | None, given: bytes = b""
 ) -> None:
+    """Its children (npm, pip) end with it: one that is left would go on writing beside the next deployment's."""
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=cwd,
@@ -91,12 +94,14 @@ async def _run(
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
     )
     try:
         said, _ = await process.communicate(given)
     finally:
         if process.returncode is None:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     if process.returncode != 0:
         lines = [line.rstrip() for line in said.decode(errors="replace").splitlines() if line.strip()]

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from overnight.domain.errors import Refused
@@ -20,6 +21,9 @@ transaction is paid for it waits longer."""
 RETRY_SECONDS = 1.0
 LAST_TRIES = 5
 """At its end a run does not wait for ever to write its last events: its outcome matters more."""
+BATCH_BYTES = 4 * 1024 * 1024
+"""Of the data of one transaction, unless its first event has more. What has gathered while the store did not answer
+may be more than a store takes at once (an isolate of the edge has 128 MB), and would then never be written."""
 
 
 class EventLog:
@@ -50,15 +54,20 @@ class EventLog:
     async def flush(self) -> None:
         """Write all that has been noted. Raises Refused if the attempt is stale, StorageError."""
         async with self._flushing:
-            notes, self._notes = self._notes, []
             self._some.clear()
-            if not notes:
-                return
-            try:
-                await self._store.change(self._job.job_id, record(notes, attempt=self._job.attempt))
-            except StorageError:
-                self._notes = notes + self._notes
-                raise
+            left = len(self._notes)
+            while left:
+                batch = _first_of(self._notes[:left])
+                del self._notes[: len(batch)]
+                left -= len(batch)
+                await self._write(batch)
+
+    async def _write(self, batch: Sequence[Note]) -> None:
+        try:
+            await self._store.change(self._job.job_id, record(batch, attempt=self._job.attempt))
+        except StorageError:
+            self._notes[:0] = batch
+            raise
 
     @contextlib.asynccontextmanager
     async def flowing(self) -> AsyncIterator[None]:
@@ -85,3 +94,13 @@ class EventLog:
                 failures += 1
                 self._some.set()
                 await asyncio.sleep(RETRY_SECONDS)
+
+
+def _first_of(notes: Sequence[Note]) -> Sequence[Note]:
+    """As many of them as one transaction takes, at least one."""
+    size = 0
+    for number, note in enumerate(notes):
+        size += len(json.dumps(note.data))
+        if number and size > BATCH_BYTES:
+            return notes[:number]
+    return notes

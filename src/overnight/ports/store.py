@@ -99,7 +99,10 @@ class JobStore(Protocol):
         ...
 
     async def events(self, job_id: str, *, after: int = 0, limit: int = 100) -> Sequence[Event]:
-        """Events with a number above `after`, in order; empty for an unknown job."""
+        """Events with a number above `after`, in order; empty for an unknown job.
+
+        Fewer than `limit` although there are more, but at least one, if they are large.
+        """
         ...
 
     async def session(self, session_id: str) -> Session:

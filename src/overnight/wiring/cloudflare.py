@@ -56,7 +56,7 @@ async def edge_parts(settings: Settings, own: Wakeups, clock: Clock) -> AsyncIte
         edge_documents(url, _given("OVERNIGHT_LEDGER_TOKEN", settings.ledger_token)) as documents,
         queue.cloudflare_queue(settings.cloudflare_api_url, token, address, clock) as pulled,
     ):
-        await _greet(documents)
+        await _greet(documents, settings.lease_seconds)
         store = LedgerStore(documents, wakeups, clock, Turns(), index.note)
         try:
             yield EdgeParts(
@@ -71,14 +71,23 @@ async def edge_parts(settings: Settings, own: Wakeups, clock: Clock) -> AsyncIte
             await store.settle()
 
 
-async def _greet(documents: HttpDocuments) -> None:
-    """A worker that the edge refuses takes nothing; one that does not reach it waits. Raises EdgeRefused."""
+async def _greet(documents: HttpDocuments, lease_seconds: float) -> None:
+    """A worker that the edge refuses takes nothing; one that does not reach it waits.
+
+    Raises EdgeRefused, SettingsError.
+    """
     try:
-        await documents.greet()
+        tend_seconds = await documents.greet()
     except EdgeRefused:
         raise
     except StorageError:
         log.exception("the edge does not answer yet")
+        return
+    if lease_seconds / 3 >= tend_seconds:  # It is renewed when so much of it has passed.
+        raise SettingsError(
+            f"OVERNIGHT_LEASE_SECONDS: with {lease_seconds:g}, the edge would take every job back before its lease is "
+            f"renewed. Set less than three times the edge's OVERNIGHT_TEND_SECONDS ({tend_seconds:g})."
+        )
 
 
 def _given(name: str, value: SecretStr | str | None) -> str:

@@ -10,11 +10,19 @@ TIMEOUT_SECONDS = 30.0
 
 
 @asynccontextmanager
-async def cloudflare_client(url: str, token: str) -> AsyncIterator[cloudflare.AsyncCloudflare]:
-    """`url` is that of Cloudflare's API."""
+async def cloudflare_client(
+    url: str,
+    token: str,
+    *,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    retries: int = cloudflare.DEFAULT_MAX_RETRIES,
+) -> AsyncIterator[cloudflare.AsyncCloudflare]:
+    """`url` is that of Cloudflare's API. `retries`: how often it makes a call again by itself, after pauses."""
     async with (
-        httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as sender,
-        cloudflare.AsyncCloudflare(api_token=token, base_url=url, http_client=sender) as client,
+        httpx.AsyncClient(timeout=timeout_seconds, trust_env=False) as sender,
+        cloudflare.AsyncCloudflare(
+            api_token=token, base_url=url, http_client=sender, max_retries=retries
+        ) as client,
     ):
         # It also takes CLOUDFLARE_EMAIL and its like from the environment, and then sends these instead of the token.
         client.api_email = client.api_key = client.user_service_key = None

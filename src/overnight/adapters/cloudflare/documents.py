@@ -12,9 +12,6 @@ from msgspec import Struct
 
 from overnight.ports import StorageFailed
 
-PROTOCOL = "2"
-"""Of the interface between edge and worker. Each names its own with every call, and refuses another."""
-PROTOCOL_HEADER = "overnight-protocol"
 ABSENT = 0
 """The version of a document that is not there."""
 
@@ -22,10 +19,6 @@ ABSENT = 0
 MAX_DOCUMENT_BYTES = 16_000_000
 """A document is as many rows as it needs (`object_rows.py`); this much of it is in the memory of an isolate, which has
 128 MB, in several copies at once."""
-
-
-class DocumentTooLarge(StorageFailed):
-    """Nothing was written, and trying again does not help."""
 
 
 class Document(Struct, frozen=True, array_like=True):
@@ -36,13 +29,15 @@ class Document(Struct, frozen=True, array_like=True):
 class Span(Struct, frozen=True):
     """Documents whose keys begin with `prefix` and come after `after`, in the order of their keys.
 
-    Without `bodies` they come empty: for who only wants their names.
+    Without `bodies` they come empty: for who only wants their names. `most_characters`: no more of them than have so
+    many together, but at least one; 0 for as many as there are.
     """
 
     prefix: str
     after: str = ""
     limit: int = 1000
     bodies: bool = True
+    most_characters: int = 0
 
 
 class Read(Struct, frozen=True):
@@ -106,9 +101,9 @@ written_answer = msgspec.json.Decoder(Written)
 
 
 def check_sizes(batch: Batch) -> None:
-    """Raises DocumentTooLarge."""
+    """Raises StorageFailed: nothing was written, and trying again does not help."""
     if any(len(body.encode()) > MAX_DOCUMENT_BYTES for body in batch.put.values()):
-        raise DocumentTooLarge(
+        raise StorageFailed(
             f"The ledger takes no document over {MAX_DOCUMENT_BYTES} bytes. Nothing was written."
         )
 

@@ -22,6 +22,7 @@ from overnight.adapters.cloudflare.changes import (
 from overnight.adapters.cloudflare.claims import Claims
 from overnight.adapters.cloudflare.codec import Route
 from overnight.adapters.cloudflare.documents import ABSENT, Batch, Document, Documents, Read, Span
+from overnight.adapters.cloudflare.lost_answers import CertainDocuments
 from overnight.adapters.cloudflare.memory import Memory, as_written
 from overnight.adapters.cloudflare.owners import YOUNG_SECONDS, Owners
 from overnight.adapters.cloudflare.routes import Routes
@@ -52,6 +53,8 @@ PAUSE_SECONDS = 0.01
 PAGE = 500
 """Documents that one look of an erasure lists, and jobs that one write deletes: KV takes a thousand operations of one
 invocation of the edge (facts: cloudflare 4)."""
+EVENT_CHARACTERS = 4_000_000
+"""Of the events that one look returns: an isolate of the edge has 128 MB, and holds them in several forms at once."""
 
 T = TypeVar("T")
 
@@ -72,14 +75,14 @@ class LedgerStore:
         owed: Callable[[Sequence[Delivery]], None] | None = None,
     ) -> None:
         """`owed` is told of every delivery that was written."""
-        self._documents = documents
+        self._documents = CertainDocuments(documents)
         self._clock = clock
         self._owed = owed
         self._wakeups = wakeups
         self._in_turn = in_turn
-        self._routes = Routes(documents)
-        self._claims = Claims(documents, clock)
-        self._owners = Owners(documents, clock)
+        self._routes = Routes(self._documents)
+        self._claims = Claims(self._documents, clock)
+        self._owners = Owners(self._documents, clock)
         self._running: Memory[Found] = Memory()
         self._calls: set[asyncio.Task[Any]] = set()
 
@@ -122,7 +125,8 @@ class LedgerStore:
 
     async def events(self, job_id: str, *, after: int = 0, limit: int = 100) -> Sequence[Event]:
         prefix = f"{codec.EVENTS}{job_id}:"
-        found = await self._of_job(job_id, Span(prefix, codec.event_key(job_id, after), limit))
+        span = Span(prefix, codec.event_key(job_id, after), limit, most_characters=EVENT_CHARACTERS)
+        found = await self._of_job(job_id, span)
         return [codec.decode(Event, document.body) for document in found]
 
     async def session(self, session_id: str) -> Session:

@@ -5,6 +5,7 @@ counted per document. A row takes two million bytes at most (facts: cloudflare 4
 """
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 from overnight.adapters.cloudflare.documents import ABSENT, Batch, Document, Read, Span
@@ -23,6 +24,9 @@ FLOOR = ""
 """The key of the row that remembers the highest version of what was deleted: versions never come back."""
 HEAD = "SELECT version, pieces, at FROM documents WHERE key = ? AND piece = 0"
 GET = "SELECT key, version, pieces, body FROM documents WHERE key = ? AND piece = 0"
+SIZES = (
+    "SELECT pieces * length(body) FROM documents WHERE key > ? AND key < ? AND piece = 0 ORDER BY key LIMIT ?"
+)
 SPAN = "SELECT key, version, pieces, body FROM documents WHERE key > ? AND key < ? AND piece = 0 ORDER BY key LIMIT ?"
 KEYS = (
     "SELECT key, version, 1, '' FROM documents WHERE key > ? AND key < ? AND piece = 0 ORDER BY key LIMIT ?"
@@ -99,8 +103,11 @@ class ObjectRows:
         return (rows[0][0], rows[0][1]) if rows else (ABSENT, 0)
 
     def _span(self, span: Span) -> Sequence[tuple[Any, ...]]:
-        statement = SPAN if span.bodies else KEYS
-        return self._execute(statement, max(span.prefix, span.after), span.prefix + LAST, span.limit)
+        within, limit = (max(span.prefix, span.after), span.prefix + LAST), span.limit
+        if span.most_characters:
+            sizes = accumulate(row[0] for row in self._execute(SIZES, *within, limit))
+            limit = max(1, sum(size <= span.most_characters for size in sizes))
+        return self._execute(SPAN if span.bodies else KEYS, *within, limit)
 
     def _whole(self, key: str, pieces: int, body: str) -> str:
         if pieces == 1:

@@ -1,6 +1,7 @@
 """The ledger over the edge's internal interface, for workers anywhere."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -18,14 +19,16 @@ from overnight.adapters.cloudflare.documents import (
     text,
     written_answer,
 )
-from overnight.adapters.cloudflare.protocol import PROTOCOL, PROTOCOL_HEADER, why_not
+from overnight.adapters.cloudflare.protocol import PROTOCOL, PROTOCOL_HEADER, TEND_HEADER, why_not
 from overnight.ports import StorageBusy, StorageFailed
 
 T = TypeVar("T")
 
 HELLO = "/internal/ledger/hello"
 READ, WRITE, RING = "/internal/ledger/read", "/internal/ledger/write", "/internal/ledger/ring"
-TIMEOUT_SECONDS = 30.0
+TIMEOUT_SECONDS = 10.0
+"""A lease is renewed 5 seconds after its last write, and the alarm takes the job back after 20: a call that hangs is
+given up in between, so that another one can still save the run."""
 BUSY = frozenset({429, 502, 503, 504})
 NOT_KNOWN = "The edge does not know the worker's ledger token: set OVERNIGHT_LEDGER_TOKEN as the edge has it."
 MEANINGS: Mapping[int, str] = {
@@ -50,24 +53,26 @@ class HttpDocuments:
         await self._refused.wait()
         return self._why
 
-    async def greet(self) -> None:
-        """See whether the edge would have this worker. Raises EdgeRefused, StorageError."""
-        await self._post(HELLO, "", "")
+    async def greet(self) -> float:
+        """See whether the edge would have this worker. Returns the seconds after which it gives a job of which nothing
+        was written to another. Raises EdgeRefused, StorageError."""
+        told = (await self._post(HELLO, "", "")).headers.get(TEND_HEADER)
+        return float(told) if told is not None else math.inf
 
     async def read(self, name: str, read: Read) -> Mapping[str, Document]:
         answer = await self._post(READ, name, text(read))
-        return _decoded(found_answer, answer).documents
+        return _decoded(found_answer, answer.content).documents
 
     async def write(self, name: str, batch: Batch) -> bool:
         check_sizes(batch)
         answer = await self._post(WRITE, name, text(batch))
-        return _decoded(written_answer, answer).written
+        return _decoded(written_answer, answer.content).written
 
     async def ring(self, job_id: str, *, at: float) -> None:
         """By way of the edge: Cloudflare's API takes 1,200 calls in five minutes from all workers together."""
         await self._post(RING, job_id, text(Bell(job_id, at)))
 
-    async def _post(self, path: str, name: str, body: str) -> bytes:
+    async def _post(self, path: str, name: str, body: str) -> httpx.Response:
         try:
             answer = await self._client.post(path, params={"object": name}, content=body)
         except httpx.HTTPError as error:
@@ -78,7 +83,7 @@ class HttpDocuments:
         if not answer.is_success:
             meaning = MEANINGS.get(answer.status_code, "The edge could not do it; its log says why.")
             raise StorageFailed(f"{meaning} (HTTP {answer.status_code})")
-        return answer.content
+        return answer
 
     def _look(self, answer: httpx.Response) -> None:
         """Raises EdgeRefused if no other answer is to be hoped for."""

@@ -4,9 +4,10 @@ Both are deployed from one version of overnight, but not at one moment. Whoever 
 the two is behind, because that is the one to update.
 """
 
-from overnight.adapters.cloudflare.documents import PROTOCOL, PROTOCOL_HEADER
-
-__all__ = ["PROTOCOL", "PROTOCOL_HEADER", "refusal", "why_not"]
+PROTOCOL = "2"
+PROTOCOL_HEADER = "overnight-protocol"
+TEND_HEADER = "overnight-tend-seconds"
+"""Told to a worker that greets: who writes nothing of a job for so long has lost it."""
 
 
 def refusal(worker: str | None) -> str | None:

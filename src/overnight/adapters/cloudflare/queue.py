@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 MOST_AT_ONCE = 100
 MAX_DELAY_SECONDS = 12 * 3600
 POISON_DELAY_SECONDS = 60
+TIMEOUT_SECONDS = 10.0
+"""Of one call, which is not made again: a bell is acknowledged between the claim of its job and the first renewal of
+the lease, which has 20 seconds. One that is not acknowledged rings again, and harms nobody."""
 MEANINGS = {
     401: "Cloudflare does not know the token: set CLOUDFLARE_API_TOKEN to one that is alive.",
     403: "The token may not use the queue, or is not alive: CLOUDFLARE_API_TOKEN needs the permissions Queues Read and "
@@ -127,7 +130,7 @@ async def cloudflare_queue(
     url: str, token: str, address: QueueAddress, clock: Clock
 ) -> AsyncIterator[CloudflareQueue]:
     """`url` is that of Cloudflare's API."""
-    async with cloudflare_client(url, token) as client:
+    async with cloudflare_client(url, token, timeout_seconds=TIMEOUT_SECONDS, retries=0) as client:
         yield CloudflareQueue(client, address, clock)
 
 
