@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,6 +17,26 @@ PATIENCE = 10.0
 async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
+
+
+class Endless:
+    """Sends without end, until it is told that the client has gone."""
+
+    def __init__(self) -> None:
+        self.gone = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        sending = asyncio.create_task(self._send(send))
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        sending.cancel()
+        self.gone.set()
+
+    async def _send(self, send: Any) -> None:
+        while True:
+            await send({"type": "http.response.body", "body": bytes(65536), "more_body": True})
+            await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -74,3 +95,38 @@ async def test_a_connection_that_is_used_again_is_held_to_the_same(port: int) ->
     writer.write(b"GET / HTTP/1.1\r\n")
     assert await ending(reader) == b""
     writer.close()
+
+
+async def test_a_client_that_takes_nothing_is_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "SEND_SECONDS", 0.3)
+    endless = Endless()
+    with (
+        contextlib.closing(listen("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as client,
+    ):
+        async with serving.serving(endless, listener), asyncio.timeout(PATIENCE):
+            client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            await endless.gone.wait()
+
+
+async def test_a_client_that_takes_its_time_gets_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one large answer, which waits in the server as a whole."""
+    monkeypatch.setattr(serving, "SEND_SECONDS", 0.2)
+    size = 8 << 20
+
+    async def large(scope: Any, receive: Any, send: Any) -> None:
+        length = (b"content-length", str(size).encode())
+        await send({"type": "http.response.start", "status": 200, "headers": [length]})
+        await send({"type": "http.response.body", "body": bytes(size)})
+
+    with contextlib.closing(listen("127.0.0.1", 0)) as listener:
+        async with serving.serving(large, listener):
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n")
+            taken = 0
+            while piece := await reader.read(65536):
+                taken += len(piece)
+                await asyncio.sleep(0.005)
+            writer.close()
+    assert taken == size

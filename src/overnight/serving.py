@@ -11,6 +11,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 BACKLOG = 2048
 HEAD_SECONDS = 10.0
+SEND_SECONDS = 30.0
+LEAST_TAKEN_BYTES = 4096
+"""A client that takes less than this of an answer in SEND_SECONDS is dropped (facts: queue 5)."""
 MAX_HEAD_BYTES = 48 * 1024
 """Twice what an application takes of headers and target, which it refuses in words. Past this we hang up."""
 TARGET = "overnight.target"
@@ -63,22 +66,33 @@ async def serving(
 
 
 class PromptHttp(HttpToolsProtocol):
-    """Hangs up on a client whose request line and headers are not there in time, or never end, and on one too many.
+    """Hangs up on a client whose request line and headers are not there in time, or never end, on one that does not
+    take its answer, and on one too many.
 
     uvicorn has none of these limits (facts: security 8): a client that sends one byte now and then holds a connection
-    for ever, and one that sends headers without end fills the memory.
+    for ever, so does one that stops reading, and one that sends headers without end fills the memory.
     """
 
     _deadline: asyncio.TimerHandle | None = None
+    _look: asyncio.TimerHandle | None = None
     _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # we are told of every byte that waits to be taken
         self._wait_for_head()
         # uvicorn would only refuse requests, and let those stay that send none.
         if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
             self.connections.discard(self)
             transport.abort()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._look_later()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_looking()
 
     def data_received(self, data: bytes) -> None:
         if self._deadline is not None:
@@ -98,6 +112,7 @@ class PromptHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._stop_looking()
         super().connection_lost(exc)
 
     def _wait_for_head(self) -> None:
@@ -109,6 +124,22 @@ class PromptHttp(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _look_later(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._look = self.loop.call_later(SEND_SECONDS, self._look_at_what_is_left, left)
+
+    def _look_at_what_is_left(self, before: int) -> None:
+        """A server that closes a connection waits for ever until all is taken: this one lets go of it."""
+        if before - self.transport.get_write_buffer_size() < LEAST_TAKEN_BYTES:
+            self.transport.abort()
+        else:
+            self._look_later()
+
+    def _stop_looking(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
 
 
 class _Server(uvicorn.Server):

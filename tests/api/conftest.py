@@ -121,17 +121,22 @@ def zip_of(files: dict[str, bytes]) -> bytes:
 
 
 class Archives(MemoryArchives):
-    """Deletes nothing while `refuses` is set."""
+    """Deletes nothing while `refuses` is set, and hands out other bytes while it `damages`."""
 
     refuses = False
+    damages = False
 
     async def delete(self, name: str) -> None:
         if self.refuses:
             raise OSError("the key may not delete")
         await super().delete(name)
 
+    async def part(self, name: str, *, start: int, length: int) -> bytes:
+        found = await super().part(name, start=start, length=length)
+        return found[:-1] + bytes([found[-1] ^ 1]) if self.damages else found
 
-def make_service(scratch: Path, **changes: Any) -> Service:
+
+def make_service(scratch: Path, /, **changes: Any) -> Service:
     clock, entropy, wakeups = SystemClock(), SystemEntropy(), MemoryWakeups()
     store = MemoryStore(wakeups, clock)
     readiness = [Readiness(ok=True, draining=False, isolation="namespace")]

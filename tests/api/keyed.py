@@ -45,9 +45,10 @@ class World:
     made: int = 0
 
     def __post_init__(self) -> None:
-        jobs = MemoryStore(MemoryWakeups(), self.clock)
+        wakeups = MemoryWakeups()
+        jobs = MemoryStore(wakeups, self.clock)
         ring = KeyRing(self.store, self.clock)
-        self.service = self.make(keys=ring, clock=self.clock, store=jobs, index=jobs)
+        self.service = self.make(keys=ring, clock=self.clock, store=jobs, index=jobs, wakeups=wakeups)
 
     def client(self) -> AbstractAsyncContextManager[httpx.AsyncClient]:
         return self.service.client()  # type: ignore[no-any-return]  # conftest's Service has no importable name

@@ -4,14 +4,18 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 import httpx
 import pytest
+from tests.api.keyed import World
 
-from overnight.api import close_streams, streams
+from overnight.api import close_streams
 from overnight.api.events import follow
+from overnight.domain.keys import revoke
 from overnight.domain.outcome import Ending, Outcome
+from overnight.serving import serving, url_of
 
 SSE = {"Accept": "text/event-stream"}
 
@@ -212,6 +216,24 @@ class TestStream:
                 close_streams(service.app)
                 assert await reading.rest() == []
 
+    async def test_it_ends_when_its_key_does(self, world: World, listener: Any) -> None:
+        headers = await world.key("alice")
+        [key] = await world.store.keys()
+        async with (
+            asyncio.timeout(10),
+            serving(world.service.app, listener),
+            httpx.AsyncClient(base_url=url_of(listener), headers=headers) as client,
+        ):
+            job_id = await submit(client)
+            await world.service.start(job_id)
+            async with client.stream("GET", f"/jobs/{job_id}/events", headers=SSE) as response:
+                reading = Reading(response)
+                assert len(await reading.events(2)) == 2
+                await world.store.change(key.key_id, partial(revoke, now=world.clock.now()))
+                world.clock.time += 1.0  # the ring reads its keys again
+                await world.service.tell(job_id, "not for alice any more")
+                assert await reading.rest() == []
+
     async def test_a_client_that_goes_leaves_no_subscription(self, service_with: Any) -> None:
         wakeups = CountingWakeups()
         service = service_with()
@@ -250,21 +272,6 @@ class TestStream:
         async with asyncio.timeout(5):
             text = b"".join([piece async for piece in follow(parts, job, 0)])
         assert text.count(b"\nid:") == job.last_event > 1
-
-    async def test_a_client_that_takes_nothing_is_dropped(
-        self, service: Any, client: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        # A constant of thirty seconds, and no seam that a user would want: hence the patch.
-        monkeypatch.setattr(streams, "SEND_SECONDS", 0.01)
-        job_id = await submit(client)
-
-        async def send(message: Any) -> None:
-            if message["type"] == "http.response.body":
-                await asyncio.Event().wait()
-
-        with pytest.raises(ExceptionGroup) as raised:
-            await asyncio.wait_for(service.app(_scope(job_id), _receiver(asyncio.Event()), send), 5)
-        assert raised.group_contains(TimeoutError)
 
 
 class InterruptedStore:

@@ -1,9 +1,11 @@
 """Calls about sessions: look, download, upload, erase."""
 
+import hashlib
 import io
 import stat
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -18,6 +20,12 @@ FILES = {
     ".overnight/session.json": b"{}",
     ".overnight/transcript/x.jsonl": b"{}",
 }
+
+
+def same(service: Any) -> dict[str, Any]:
+    """What another service needs to have the same sessions."""
+    parts = service.parts
+    return {"store": parts.store, "index": parts.index, "archives": parts.archives}
 
 
 @pytest.fixture
@@ -56,6 +64,39 @@ class TestDownload:
         with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
             assert set(archive.namelist()) == set(FILES)
         assert service.left_in_scratch() == []
+
+    async def test_it_needs_no_room_on_the_disk(
+        self, service: Any, service_with: Callable[..., Any], session_id: str, tmp_path: Path
+    ) -> None:
+        """A copy would lie there for as long as a slow client reads."""
+        full = service_with(**same(service), scratch=tmp_path / "nowhere", free_bytes=lambda: 0)
+        async with full.client() as client:
+            answer = await client.get(f"/sessions/{session_id}/archive")
+        assert answer.headers["etag"] == f'"{hashlib.sha256(answer.content).hexdigest()}"'
+
+    async def test_a_file_that_there_is_no_room_for_is_refused(
+        self, service: Any, service_with: Callable[..., Any], session_id: str
+    ) -> None:
+        full = service_with(**same(service), free_bytes=lambda: 3)
+        async with full.client() as client:
+            answer = await client.get(f"/sessions/{session_id}/files/a.txt")
+        assert (answer.status_code, answer.json()["code"]) == (507, "storage_full")
+        assert full.left_in_scratch() == []
+
+    async def test_one_that_the_store_has_damaged_is_refused(
+        self, service: Any, client: Any, session_id: str
+    ) -> None:
+        service.parts.archives.damages = True
+        answer = await client.get(f"/sessions/{session_id}/archive")
+        assert (answer.status_code, answer.json()["code"]) == (503, "storage_failed")
+
+    async def test_a_long_one_that_the_store_has_damaged_breaks_off(self, service: Any, url: str) -> None:
+        async with httpx.AsyncClient(base_url=url) as client:
+            job = (await client.post("/execute", json={"prompt": "p"})).json()
+            await service.run(job["job_id"], files={"a": bytes(9 << 20)})
+            service.parts.archives.damages = True
+            with pytest.raises(httpx.RemoteProtocolError):
+                await client.get(f"/sessions/{job['session_id']}/archive")
 
     async def test_the_etag_saves_a_download(self, client: Any, session_id: str) -> None:
         url = f"/sessions/{session_id}/archive"

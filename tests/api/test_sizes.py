@@ -37,6 +37,18 @@ class TestRoom:
             assert upload.status_code == 507
             assert (await client.get("/jobs")).json()["data"] == []
 
+    async def test_a_disk_that_an_upload_would_fill(
+        self, service_with: Callable[..., Any], pack: Callable[..., bytes]
+    ) -> None:
+        limits = replace(service_with().parts.limits, min_free_bytes=100)
+        left = iter([100, 99])
+        service = service_with(limits=limits, free_bytes=lambda: next(left))
+        headers = {"Content-Type": "application/zip"}
+        async with service.client() as client:
+            upload = await client.put(f"/sessions/{UUID}/archive", content=pack({"a": b"a"}), headers=headers)
+        assert (upload.status_code, upload.json()["code"]) == (507, "storage_full")
+        assert service.left_in_scratch() == []
+
 
 class SmallArchives(MemoryArchives):
     """A store with a limit of its own, as a project of a free plan has."""

@@ -1,12 +1,20 @@
 """`overnight keys`, and the key that the other commands send."""
 
+import http.server
 import json
+import os
 import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import typer.testing
 
+from overnight.cli.main import app
 from overnight.domain.keys import parse_key
 from overnight.domain.signature import parse_secret
 
@@ -141,6 +149,63 @@ def test_commands_on_data_with_keys_want_one(overnight: Any, monkeypatch: pytest
     assert "(unauthenticated)" in refused.stderr
     monkeypatch.setenv("OVERNIGHT_API_KEY", key)
     assert "no jobs" in alone("jobs").stdout
+
+
+class Impostor(http.server.BaseHTTPRequestHandler):
+    """Whoever got hold of the port: says that it is an overnight, and keeps what it is told."""
+
+    told: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.told.append(self.headers.get("Authorization", ""))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"service": "overnight", "data": []}')
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def impostor() -> Iterator[int]:
+    """Its port."""
+    Impostor.told.clear()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Impostor) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def test_a_key_goes_only_to_a_service_that_is_known(
+    overnight: Any, impostor: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    key = made(overnight)["key"]
+    url = f"http://127.0.0.1:{impostor}"
+    record = overnight.data / "service.json"
+    monkeypatch.setenv("HOME", str(tmp_path))  # what is kept by default is elsewhere
+
+    def jobs(*more: str, **settings: str) -> Any:
+        environment = {"OVERNIGHT_API_KEY": key, **settings}  # a command takes the key out of it
+        return typer.testing.CliRunner().invoke(app, ["jobs", *more], env=environment)
+
+    record.write_text(json.dumps({"url": url, "pid": ended_process()}))
+    left_behind = jobs(OVERNIGHT_DATA=str(overnight.data))
+    usual_port = jobs(OVERNIGHT_PORT=str(impostor))
+    for refused in (left_behind, usual_port):
+        assert (refused.exit_code, "--url" in refused.stderr) == (4, True)
+    assert not any(Impostor.told)
+
+    record.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+    for known in (jobs(OVERNIGHT_DATA=str(overnight.data)), jobs("--url", url)):
+        assert (known.exit_code, Impostor.told[-1]) == (0, f"Bearer {key}")
+
+
+def ended_process() -> int:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return ended.pid
 
 
 def test_a_key_that_cannot_be_one_is_named_and_not_repeated(

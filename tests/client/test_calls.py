@@ -62,6 +62,19 @@ async def test_two_submits_are_two_jobs(client: AsyncClient, script: Any) -> Non
     assert len({request.headers["idempotency-key"] for request in script.asked}) == 2
 
 
+async def test_a_job_is_not_sent_again_twice(client: AsyncClient, script: Any) -> None:
+    """The answer is lost, but not the call: the job may have run and failed anew when the next one comes."""
+    script.answers = [httpx.ReadTimeout("x")]
+    with pytest.raises(ServiceUnreachable):
+        await client.retry("j")
+    assert len(script.asked) == 1
+
+
+async def test_a_cancel_is_sent_again(client: AsyncClient, script: Any, job: Make) -> None:
+    script.answers = [httpx.ReadTimeout("x"), httpx.Response(200, json=job("cancelled"))]
+    assert (await client.cancel("j")).final
+
+
 async def test_patience_ends(client: AsyncClient, script: Any) -> None:
     script.answers = [refused()] * 4
     with pytest.raises(ServiceUnreachable, match=r"no answer from http://service\.test"):

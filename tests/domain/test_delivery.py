@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from overnight.domain.delivery import (
     DELAYS,
     JITTER,
+    KEPT_TRIES,
     MAX_RESULT_BYTES,
     MAX_RETRY_AFTER,
     after_try,
@@ -152,3 +153,11 @@ def test_sending_it_again_starts_the_schedule_anew_and_keeps_the_log() -> None:
     assert (again.status, again.next_at, again.tries) == (DeliveryStatus.OWED, 300.0, given_up.tries)
     assert tried(again, failure="address_denied").status is DeliveryStatus.OWED
     assert tried(again, failure="timeout").next_at == 200.0 + DELAYS[1]
+
+
+def test_the_log_of_one_that_is_sent_again_without_end_stays_short() -> None:
+    delivery = OWED
+    for number in range(KEPT_TRIES + 20):
+        delivery = redeliver(tried(delivery, status=500 + number), now=300.0)
+    assert [attempt.status for attempt in delivery.tries] == list(range(520, 520 + KEPT_TRIES))
+    assert tried(delivery, failure="timeout").next_at == 200.0 + DELAYS[1]

@@ -80,12 +80,12 @@ async def test_of_one_file_the_directory_and_itself_are_fetched(world: Any, tmp_
     archive = await stored(world, tree)
     for name, content in contents.items():
         counting: Any = Counting(world.archives)
-        with await opened(archive, name, archives=counting, scratch=tmp_path) as found:
+        with await opened(archive, name, archives=counting, scratch=tmp_path, room=1 << 30) as found:
             assert b"".join(found) == content
         assert sum(counting.fetched) < LAST_BYTES + len(content) * 1.01 + 1000
         assert max(counting.fetched) <= PIECE
     with pytest.raises(EntryMissing):
-        await opened(archive, "nothing", archives=world.archives, scratch=tmp_path)
+        await opened(archive, "nothing", archives=world.archives, scratch=tmp_path, room=1 << 30)
     left = await asyncio.to_thread(lambda: [path.name for path in tmp_path.iterdir()])
     assert left == ["tree"], "nothing is left in the scratch space"
 
@@ -107,5 +107,5 @@ async def test_a_file_that_is_damaged_in_the_store_is_not_served(world: Any, tmp
 
 
 async def read(world: Any, archive: ArchiveRef, name: str, scratch: Path) -> bytes:
-    with await opened(archive, name, archives=world.archives, scratch=scratch) as found:
+    with await opened(archive, name, archives=world.archives, scratch=scratch, room=1 << 30) as found:
         return b"".join(found)

@@ -15,7 +15,7 @@ from overnight.domain.job import DeliveryStatus
 from overnight.domain.keys import Caller, Scope
 from overnight.domain.signature import parse_secret
 from overnight.flows.hosts import LONGEST_LINE, MOST, HostBusy, Hosts
-from overnight.flows.notify import Notifier
+from overnight.flows.notify import RESERVE_SECONDS, TRY_SECONDS, Notifier
 from overnight.ports import Receipt, Webhooks
 
 
@@ -157,6 +157,18 @@ async def test_a_slow_receiver_delays_nobody_else_and_gets_two_at_once(world: An
     paying.cancel()
 
 
+async def test_many_slow_receivers_delay_nobody_else(world: Any) -> None:
+    for number in range(24):
+        await owing(world, url=f"https://slow{number % 12}.example/hook")
+    await owing(world, url="https://quick.example/hook")
+    receivers = Receivers()
+    paying = asyncio.create_task(notifier(world, receivers).run())
+    async with asyncio.timeout(20):
+        assert "quick" in await receivers.answered.get()
+    receivers.let_go.set()
+    paying.cancel()
+
+
 async def test_a_receiver_that_is_busy_for_too_long_is_tried_later(world: Any) -> None:
     hosts = Hosts()
     async with asyncio.timeout(10), hosts.turn("a", patience_seconds=1), hosts.turn("a", patience_seconds=1):
@@ -184,6 +196,20 @@ async def test_a_line_that_is_full_takes_no_more(world: Any) -> None:
             async with hosts.turn("a", patience_seconds=60):
                 pass
         ready.set()
+
+
+async def test_what_was_reserved_too_long_ago_is_left_to_the_next_reservation(world: Any) -> None:
+    """Reserving a batch takes its time where the store is far away; another process may send it by now."""
+    await owing(world)
+    receiver = Receiver(Receipt(status=200))
+    pay = notifier(world, receiver)
+    [taken] = await pay._take()
+    world.clock.time += RESERVE_SECONDS - TRY_SECONDS
+    await pay._pay(taken)
+    assert receiver.got == []
+    world.clock.time += TRY_SECONDS
+    await pay.send_due()
+    assert len(receiver.got) == 1
 
 
 async def test_a_session_that_is_erased_while_its_webhook_waits_is_not_told_about(world: Any) -> None:

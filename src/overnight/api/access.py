@@ -11,7 +11,7 @@ from overnight.api.parts import ApiParts
 from overnight.api.problems import Code, Problem
 from overnight.api.requests import job_id_of, session_id_of
 from overnight.domain.errors import JobNotFound, SessionNotFound
-from overnight.domain.job import Session, Snapshot
+from overnight.domain.job import Job, Session, Snapshot
 from overnight.domain.keys import Caller, Scope
 from overnight.domain.pace import Bucket, take
 
@@ -54,6 +54,12 @@ class Gate:
 
 def caller_of(request: Request) -> Caller:
     return cast("Caller", request.scope[CALLER])
+
+
+async def still_sees(parts: ApiParts, request: Request, job: Job) -> bool:
+    """Whether this request for a job would be let in now too. Raises StorageError."""
+    caller = await parts.keys.caller(_presented(request.scope["headers"]))
+    return caller is not None and caller.may(Scope.READ) and caller.sees(job.owner)
 
 
 async def job_of(parts: ApiParts, request: Request) -> Snapshot:

@@ -2,14 +2,15 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from overnight.api.access import job_of
+from overnight.api.access import job_of, still_sees
 from overnight.api.bodies import read_query
 from overnight.api.parts import ApiParts
 from overnight.api.problems import invalid
@@ -46,7 +47,8 @@ async def events(parts: ApiParts, request: Request) -> ASGIApp:
     after = min(_last_event_id(request, query.after), job.last_event)
     if job.status.final and after >= job.last_event:
         return Response(status_code=204)
-    return Stream(follow(parts, job, after), HEADERS, closing=request.app.state.closing)
+    told = while_welcome(follow(parts, job, after), lambda: still_sees(parts, request, job))
+    return Stream(told, HEADERS, closing=request.app.state.closing)
 
 
 async def _page(parts: ApiParts, job: Job, query: EventsQuery) -> EventPage:
@@ -66,6 +68,17 @@ def _last_event_id(request: Request, after: int) -> int:
     if _NUMBER.fullmatch(text) is None:
         raise invalid("", "Last-Event-ID must be the number of an event.")
     return int(text)
+
+
+async def while_welcome(
+    text: AsyncGenerator[bytes, None], welcome: Callable[[], Awaitable[bool]]
+) -> AsyncGenerator[bytes, None]:
+    """Ends before the first piece that the reader may not have any more: a heartbeat at the latest."""
+    async with aclosing(text):
+        async for piece in text:
+            if not await welcome():
+                return
+            yield piece
 
 
 async def follow(parts: ApiParts, job: Job, after: int) -> AsyncGenerator[bytes, None]:

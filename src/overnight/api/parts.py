@@ -73,6 +73,10 @@ class ApiParts:
     version: str
     redactor: Redactor
 
+    def spare_bytes(self) -> int:
+        """How much may be written before nothing new is taken; negative if that is so already."""
+        return self.free_bytes() - self.limits.min_free_bytes
+
 
 Call = Callable[[ApiParts, Request], Awaitable[ASGIApp]]
 """One call of the API: its answer is an ASGI application, as every Starlette response is."""

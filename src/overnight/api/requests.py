@@ -209,7 +209,7 @@ def refuse_while_draining(parts: ApiParts) -> None:
 
 def refuse_without_room(parts: ApiParts) -> None:
     """Before the disk is full: what is accepted must still be run and saved."""
-    if parts.free_bytes() < parts.limits.min_free_bytes:
+    if parts.spare_bytes() < 0:
         raise Problem(Code.STORAGE_FULL)
 
 

@@ -1,10 +1,9 @@
 """Calls about sessions: look, download, start one from a zip, erase."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import BinaryIO
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,16 +11,16 @@ from starlette.types import ASGIApp
 
 from overnight.api.access import caller_of, session_of
 from overnight.api.bodies import check_body, check_length, counted, read_query
-from overnight.api.parts import ApiParts, Limits
+from overnight.api.parts import ApiParts
 from overnight.api.problems import Code, Problem
 from overnight.api.ranges import asked_range
 from overnight.api.requests import SessionsQuery, refuse_without_room, session_id_of
 from overnight.api.streams import Stream, in_pieces
 from overnight.api.views import Erasing, FileList, SessionPage, answer, file_view, session_view
-from overnight.archive import RESERVED, Entry, EntryMissing
+from overnight.archive import RESERVED, Entry, EntryMissing, Listing
 from overnight.domain.errors import SessionExists, SessionNotFound
 from overnight.domain.job import ArchiveRef
-from overnight.flows.sessions import erase, fetched, listed, opened, scratch_file, start_from, stretch
+from overnight.flows.sessions import entire, erase, listed, opened, scratch_file, start_from, stretch
 from overnight.ports import ArchiveMissing
 
 CHUNK = 256 * 1024
@@ -68,38 +67,34 @@ async def archive(parts: ApiParts, request: Request) -> ASGIApp:
     }
     if request.method == "HEAD":
         return Response(headers=headers)
-    if (part := asked_range(request.headers, etag, current.size)) is not None:
-        return await _part(parts, current, part, headers)
-    try:
-        async with fetched(current, archives=parts.archives, scratch=parts.scratch) as path:
-            file = await asyncio.to_thread(path.open, "rb")
-    except ArchiveMissing:
-        raise Problem(Code.ARCHIVE_NOT_FOUND) from None
-    return Stream(in_pieces(_read_all(file)), headers, source=file)
-
-
-async def _part(parts: ApiParts, current: ArchiveRef, part: range, headers: Mapping[str, str]) -> ASGIApp:
-    """Its first piece is there before the answer begins: what is missing is said by a status."""
+    part = asked_range(request.headers, etag, current.size)
+    if part is None:
+        return await _sent(entire(current, archives=parts.archives), headers)
+    headers["Content-Length"] = str(len(part))
+    headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{current.size}"
     pieces = stretch(current, part.start, part.stop, archives=parts.archives)
+    return await _sent(pieces, headers, status=206)
+
+
+async def _sent(
+    pieces: AsyncGenerator[bytes, None], headers: Mapping[str, str], *, status: int = 200
+) -> ASGIApp:
+    """The first piece is there before the answer begins: what is missing is said by a status."""
     try:
         first = await anext(pieces)
     except ArchiveMissing:
         raise Problem(Code.ARCHIVE_NOT_FOUND) from None
-    told = {
-        "Content-Length": str(len(part)),
-        "Content-Range": f"bytes {part.start}-{part.stop - 1}/{current.size}",
-    }
-    return Stream(_in_chunks(first, pieces), {**headers, **told}, status=206)
+    return Stream(_in_chunks(first, pieces), headers, status=status)
 
 
 async def _in_chunks(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """Small enough that a slow client takes each in time."""
+    """Small ones: what a slow client has not taken yet lies in the server's memory a second time."""
+    piece: bytes | None = first
     async with aclosing(rest):
-        for at in range(0, len(first), CHUNK):
-            yield first[at : at + CHUNK]
-        async for piece in rest:
+        while piece is not None:
             for at in range(0, len(piece), CHUNK):
                 yield piece[at : at + CHUNK]
+            piece = await anext(rest, None)
 
 
 async def files(parts: ApiParts, request: Request) -> Response:
@@ -109,8 +104,7 @@ async def files(parts: ApiParts, request: Request) -> Response:
         held = await listed(current, archives=parts.archives)
     except ArchiveMissing:
         raise Problem(Code.ARCHIVE_NOT_FOUND) from None
-    entries = sorted((entry for entry in held.entries if not _ours(entry.name)), key=_by_name)
-    return answer(FileList([file_view(entry) for entry in entries]))
+    return await asyncio.to_thread(_file_list, held)  # of up to a million entries
 
 
 async def file(parts: ApiParts, request: Request) -> ASGIApp:
@@ -120,7 +114,9 @@ async def file(parts: ApiParts, request: Request) -> ASGIApp:
     if _ours(name):
         raise Problem(Code.FILE_NOT_FOUND)
     try:
-        content = await opened(current, name, archives=parts.archives, scratch=parts.scratch)
+        content = await opened(
+            current, name, archives=parts.archives, scratch=parts.scratch, room=parts.spare_bytes()
+        )
     except ArchiveMissing:
         raise Problem(Code.ARCHIVE_NOT_FOUND) from None
     except EntryMissing:
@@ -145,7 +141,7 @@ async def upload(parts: ApiParts, request: Request) -> Response:
     refuse_without_room(parts)
     await _refuse_known(parts, request)
     async with scratch_file(parts.scratch) as path:
-        await _save(request, path, limits=parts.limits)
+        await _save(parts, request, path)
         started = await start_from(
             path,
             session_id,
@@ -196,10 +192,12 @@ async def _refuse_known(parts: ApiParts, request: Request) -> None:
     raise SessionExists("the session is there already")
 
 
-async def _save(request: Request, path: Path, *, limits: Limits) -> None:
+async def _save(parts: ApiParts, request: Request, path: Path) -> None:
+    limits = parts.limits
     target = await asyncio.to_thread(path.open, "wb")
     try:
         async for chunk in counted(request, limit=limits.max_archive_bytes, seconds=limits.body_seconds):
+            refuse_without_room(parts)
             await asyncio.to_thread(target.write, chunk)
     finally:
         await asyncio.to_thread(target.close)
@@ -211,13 +209,14 @@ def _file_name(request: Request) -> str:
     return path.partition(f"/{request.path_params['session_id']}/files/")[2]
 
 
+def _file_list(held: Listing) -> Response:
+    entries = sorted((entry for entry in held.entries if not _ours(entry.name)), key=_by_name)
+    return answer(FileList([file_view(entry) for entry in entries]))
+
+
 def _ours(name: str) -> bool:
     return name.partition("/")[0] == RESERVED
 
 
 def _by_name(entry: Entry) -> str:
     return entry.name
-
-
-def _read_all(file: BinaryIO) -> Iterator[bytes]:
-    return iter(lambda: file.read(CHUNK), b"")

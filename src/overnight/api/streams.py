@@ -1,4 +1,4 @@
-"""Answers that are sent piece by piece: they end when the client does, and wait for none that has stopped."""
+"""Answers that are sent piece by piece, and end when the client does."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
@@ -8,9 +8,6 @@ from typing import Any, Protocol
 from starlette.datastructures import MutableHeaders
 from starlette.types import Receive, Scope, Send
 
-SEND_SECONDS = 30.0
-"""A client that takes nothing for so long is dropped (facts: queue 5)."""
-
 
 class Closable(Protocol):
     def close(self) -> object: ...
@@ -19,7 +16,7 @@ class Closable(Protocol):
 class Stream:
     """Sends until the body ends, the client goes, or `closing` is set; then closes `source`, begun or not.
 
-    Starlette's own streaming answer waits for ever for a client that has stopped reading.
+    The server makes a client go that has stopped reading (`overnight.serving`).
     """
 
     def __init__(
@@ -55,8 +52,7 @@ class Stream:
     async def _send_all(self, send: Send) -> None:
         async with aclosing(self._body) as body:
             async for piece in body:
-                async with asyncio.timeout(SEND_SECONDS):
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
 
 
 async def in_pieces(blocking: Iterator[bytes]) -> AsyncGenerator[bytes, None]:

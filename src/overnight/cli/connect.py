@@ -1,6 +1,7 @@
 """Which service a command talks to: a running one, or one that is started for the call."""
 
 import asyncio
+import os
 import shlex
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -19,11 +20,15 @@ from overnight.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """`data`: where it keeps its files, if that is known. `temporary`: it ends with this call."""
+    """`data`: where it keeps its files, if that is known. `temporary`: it ends with this call.
+
+    `guessed`: it says that it is an overnight, and so can anybody on this machine: it is told no key.
+    """
 
     url: str
     data: Path | None = None
     temporary: bool = False
+    guessed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,11 @@ async def connected(
 
 def _client(service: Service, settings: Settings) -> AsyncClient:
     key = settings.api_key.get_secret_value().strip() if settings.api_key else None
+    if key and service.guessed:
+        raise Unable(
+            f"a service answers at {service.url}, but nothing says that it is yours, so OVERNIGHT_API_KEY was not "
+            "sent to it. Nothing was done. If it is yours, name it with --url or OVERNIGHT_URL."
+        )
     try:
         return AsyncClient(service.url, api_key=key or None)
     except ValueError as error:
@@ -103,19 +113,30 @@ async def running(settings: Settings) -> Service | None:
 
 
 def _candidates(settings: Settings) -> Iterator[Service]:
-    recorded = read_record(settings.data)
+    recorded = _read_record(settings.data)
     if recorded is not None:
-        yield Service(recorded, data=settings.data)
+        # A service that was killed leaves its record, and its port to anybody.
+        yield Service(recorded.url, data=settings.data, guessed=not _lives(recorded.pid))
     if "data" not in settings.model_fields_set and settings.port:
         # Somebody who names a data directory means that one, not whatever listens on the usual port.
-        yield Service(f"http://127.0.0.1:{settings.port}")
+        yield Service(f"http://127.0.0.1:{settings.port}", guessed=True)
 
 
-def read_record(data: Path) -> str | None:
+def _read_record(data: Path) -> _Record | None:
     try:
-        return json.decode((data / "service.json").read_bytes(), type=_Record).url
+        return json.decode((data / "service.json").read_bytes(), type=_Record)
     except (OSError, DecodeError):
         return None
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
 
 
 async def _is_overnight(url: str) -> bool:

@@ -27,7 +27,7 @@ class AsyncClient:
 
     Every call raises ApiProblem when the service refuses, and ServiceUnreachable when there is no answer after
     patient tries. Calls that the service may see twice without harm are tried again: reading, `submit` (it
-    always carries an idempotency key), `cancel` and `retry`.
+    always carries an idempotency key) and `cancel`.
     """
 
     def __init__(
@@ -113,11 +113,12 @@ class AsyncClient:
             yield job
 
     async def cancel(self, job_id: str) -> Job:
-        return await self._post(f"/jobs/{segment(job_id)}/cancel")
+        return await self._post(f"/jobs/{segment(job_id)}/cancel", repeatable=True)
 
     async def retry(self, job_id: str) -> Job:
-        """Send a failed job again."""
-        return await self._post(f"/jobs/{segment(job_id)}/retry")
+        """Send a failed job again. Tried once: it may have failed again before the second time, and would run anew.
+        If there is no answer, look at the job's events: `job.resent` says that it was sent."""
+        return await self._post(f"/jobs/{segment(job_id)}/retry", repeatable=False)
 
     async def events(
         self, job_id: str, *, after: int = 0, follow: bool = True
@@ -189,8 +190,9 @@ class AsyncClient:
         given = {name: value for name, value in params.items() if value is not None}
         return _decode(await self._connection.send(Request(method="GET", path=path, params=given)), kind)
 
-    async def _post(self, path: str) -> Job:
-        return _decode(await self._connection.send(Request(method="POST", path=path)), Job)
+    async def _post(self, path: str, *, repeatable: bool) -> Job:
+        request = Request(method="POST", path=path, repeatable=repeatable)
+        return _decode(await self._connection.send(request), Job)
 
     async def _listing(
         self, path: str, kind: "type[_Page[T]]", asked: dict[str, Any], limit: int | None

@@ -184,7 +184,7 @@ def _reason(error: httpx.TransportError) -> str:
     if isinstance(error, httpx.ConnectTimeout | httpx.ReadTimeout | httpx.WriteTimeout | httpx.PoolTimeout):
         return "it took too long"
     if isinstance(error, httpx.ConnectError):
-        return "the connection was refused"
+        return "no connection could be made"
     return "the connection broke"
 
 

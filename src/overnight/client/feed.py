@@ -8,7 +8,7 @@ from msgspec import DecodeError, json
 from overnight.client.connection import SILENCE_SECONDS, Connection, Request, segment
 from overnight.client.errors import ApiProblem, ServiceUnreachable
 from overnight.client.model import TERMINAL_EVENTS, Event
-from overnight.client.sse import Message, Parser
+from overnight.client.sse import Parser
 
 REOPENS = "job.resent"
 
@@ -54,9 +54,9 @@ class Feed:
             silence=SILENCE_SECONDS,
         )
 
-    def _new(self, messages: Iterable[Message]) -> Iterator[Event]:
-        for message in messages:
-            event = _event(message)
+    def _new(self, told: Iterable[str]) -> Iterator[Event]:
+        for data in told:
+            event = _event(data)
             if event.seq > self._last:
                 self._last, self._fruitless = event.seq, 0
                 self._ended = event.type in TERMINAL_EVENTS or (self._ended and event.type != REOPENS)
@@ -76,8 +76,8 @@ class Feed:
         await self._connection.pause(wait)
 
 
-def _event(message: Message) -> Event:
+def _event(data: str) -> Event:
     try:
-        return json.decode(message.data, type=Event)
+        return json.decode(data, type=Event)
     except DecodeError as error:
         raise ApiProblem(httpx.codes.OK, "unexpected_answer", "That is not an event of overnight.") from error

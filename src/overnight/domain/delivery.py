@@ -10,6 +10,8 @@ DELAYS = (0.0, 5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 8
 """Seconds before each try: ten tries over about 76 hours (facts: security 6)."""
 JITTER = 0.2
 MAX_RETRY_AFTER = 86400.0
+KEPT_TRIES = 90
+"""Of those before a redelivery: it may be asked for without end, and the log is written whole with every try."""
 MAX_RESULT_BYTES = 16_000
 """In JSON: a webhook's body stays under 20 kB. A longer result is cut, and `status_url` has it whole."""
 _LONGEST_ESCAPE = 6
@@ -104,5 +106,6 @@ def after_try(
 
 
 def redeliver(delivery: Delivery, *, now: float) -> Delivery:
-    """Owe it again, with the whole schedule before it; the log of earlier tries stays."""
-    return replace(delivery, status=DeliveryStatus.OWED, next_at=now, round=len(delivery.tries))
+    """Owe it again, with the whole schedule before it; of the earlier tries the newest stay in the log."""
+    tries = delivery.tries[-KEPT_TRIES:]
+    return replace(delivery, status=DeliveryStatus.OWED, next_at=now, tries=tries, round=len(tries))

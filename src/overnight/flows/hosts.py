@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
-AT_ONCE = 8
+AT_ONCE = 64
+"""Of all hosts. A key at its usual pace (60 requests a minute) that makes slow names up holds some 23 of them: 30 jobs
+sent and cancelled, three tries each in the first minutes, of 15 s at most."""
 PER_HOST = 2  # facts: security 6
 LONGEST_LINE = 200
 """Of one host. What finds the line full comes back later, so that others are seen."""
@@ -31,7 +33,7 @@ class Hosts:
     @asynccontextmanager
     async def turn(self, host: str, *, patience_seconds: float) -> AsyncIterator[None]:
         """Wait for a free slot of the host and hold it. Raises HostBusy."""
-        if self._here[host] >= LONGEST_LINE:
+        if self._here[host] >= LONGEST_LINE or patience_seconds <= 0:
             raise HostBusy(host)
         self._here[host] += 1
         slots = self._slots.setdefault(host, asyncio.Semaphore(PER_HOST))

@@ -88,7 +88,7 @@ class Notifier:
 
     async def _pay(self, delivery: Delivery) -> None:
         """One try at a reserved delivery, and its outcome in the log of tries."""
-        patience = RESERVE_SECONDS - TRY_SECONDS
+        patience = delivery.next_at - self.clock.now() - TRY_SECONDS  # then its reservation ends
         try:
             async with self.hosts.turn(host_of(delivery.url), patience_seconds=patience):
                 await self.store.change_delivery(delivery.delivery_id, _as_it_is)  # or it was erased

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import hashlib
 import logging
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -26,7 +27,7 @@ from overnight.domain.errors import Refused, SessionBusy, SessionExists, Session
 from overnight.domain.job import ArchiveRef, Origin, Session
 from overnight.domain.keys import Caller
 from overnight.flows.kept_here import KeptHere
-from overnight.ports import ArchiveMissing, ArchiveStore, Clock, Entropy, JobStore
+from overnight.ports import ArchiveMissing, ArchiveStore, Clock, Entropy, JobStore, StorageFull
 
 LAST_BYTES = 256 * 1024
 """Of an archive: the directory of some two thousand files is in them, and a longer one needs a second look."""
@@ -80,14 +81,6 @@ async def start_from(
     return session
 
 
-@asynccontextmanager
-async def fetched(archive: ArchiveRef, *, archives: ArchiveStore, scratch: Path) -> AsyncIterator[Path]:
-    """A copy of the archive that is gone afterwards. Raises ArchiveMissing, OSError."""
-    async with scratch_file(scratch) as target:
-        await archives.fetch(archive.name, target)
-        yield target
-
-
 async def listed(archive: ArchiveRef, *, archives: ArchiveStore) -> Listing:
     """What the archive holds, by the directory at its end: that is all that is fetched of it.
 
@@ -96,18 +89,41 @@ async def listed(archive: ArchiveRef, *, archives: ArchiveStore) -> Listing:
     return await _by_end(archive, lambda end: inspect_end(end, archive.size), archives=archives)
 
 
-async def opened(archive: ArchiveRef, name: str, *, archives: ArchiveStore, scratch: Path) -> EntryContent:
-    """One regular file of the archive. The directory and that file are all that is fetched of it.
+async def opened(
+    archive: ArchiveRef, name: str, *, archives: ArchiveStore, scratch: Path, room: int
+) -> EntryContent:
+    """One regular file of the archive. The directory and that file are all that is fetched of it; the file, as it is
+    compressed, is kept below `scratch` until it is read, in `room` bytes at most.
 
-    Raises ArchiveMissing, EntryMissing, ArchiveRefused, OSError.
+    Raises ArchiveMissing, EntryMissing, ArchiveRefused, StorageFull, OSError.
     """
     place = await _by_end(archive, lambda end: locate(end, archive.size, name), archives=archives)
+    if place.end - place.start > room:
+        raise StorageFull("there is no room for a copy of the file")
     async with scratch_file(scratch) as path:
         with await asyncio.to_thread(path.open, "wb") as copy:
             async with aclosing(stretch(archive, place.start, place.end, archives=archives)) as pieces:
                 async for piece in pieces:
                     await asyncio.to_thread(copy.write, piece)
         return await asyncio.to_thread(read_place, path, place)
+
+
+async def entire(archive: ArchiveRef, *, archives: ArchiveStore) -> AsyncGenerator[bytes, None]:
+    """All its bytes, a piece at a time, straight from the store: a copy would hold the disk for as long as a slow
+    client reads. The last piece comes only if all are what was stored.
+
+    Raises ArchiveMissing, OSError.
+    """
+    digest, held = hashlib.sha256(), b""
+    async with aclosing(stretch(archive, 0, archive.size, archives=archives)) as pieces:
+        async for piece in pieces:
+            if held:
+                yield held
+            held = piece
+            await asyncio.to_thread(digest.update, held)
+    if digest.hexdigest() != archive.sha256:
+        raise OSError(errno.EIO, "The archive no longer has the checksum it was stored with", archive.name)
+    yield held
 
 
 async def stretch(
