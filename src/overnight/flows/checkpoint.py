@@ -71,8 +71,6 @@ class Checkpoints:
                 await self._make(settled=True)
         except TimeoutError:
             self._tell("timeout")
-        with contextlib.suppress(StorageError):
-            await self._events.flush()
 
     async def drop(self) -> None:
         """The job is over, and its archive holds all of it."""

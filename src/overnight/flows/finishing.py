@@ -86,7 +86,7 @@ class Finisher:
                 if not_saved.too_large and self.fail_too_large:
                     outcome = failed_as_too_large(outcome)
         with self.workspaces.settling(attempt.job.session_id):
-            session = await self._finish(attempt.job, outcome, saved)
+            session = await self._finish(attempt, outcome, saved)
             await self._keep(attempt.job, session, saved)
         return saved
 
@@ -136,9 +136,10 @@ class Finisher:
         await self._told(attempt)
         await self.workspaces.set_aside(attempt.job)
 
-    async def _finish(self, job: Job, outcome: Outcome, saved: Saved | None) -> Session:
+    async def _finish(self, attempt: Attempt, outcome: Outcome, saved: Saved | None) -> Session:
         if outcome.ending is Ending.INTERRUPTED:  # It was to go back, but a cancel came in between.
             outcome = replace(outcome, ending=Ending.CANCELLED)
+        job = attempt.job
         decide = finish(
             outcome,
             attempt=job.attempt,
@@ -147,7 +148,7 @@ class Finisher:
             delivery_id=self.entropy.delivery_id(),
         )
         change = await patiently(
-            lambda: self.store.change(job.job_id, decide), delays=self.save_delays, job_id=job.job_id
+            lambda: self.store.change(job.job_id, decide), attempt=attempt, delays=self.save_delays
         )
         await ring(self.queue, change.rings)
         if saved is not None:
@@ -157,7 +158,7 @@ class Finisher:
     async def _told(self, attempt: Attempt) -> None:
         """Write the events, and go on without them in the end: the outcome matters more. Raises Refused."""
         try:
-            await patiently(attempt.events.flush, delays=self.save_delays, job_id=attempt.job.job_id)
+            await patiently(attempt.events.flush, attempt=attempt, delays=self.save_delays)
         except StorageError:
             log.exception("could not write the last events of job %s", attempt.job.job_id)
 

@@ -19,16 +19,22 @@ class StopReason(StrEnum):
     CANCEL = "cancel"
     TIMEOUT = "timeout"
     SHUTDOWN = "shutdown"
+    UNSURE = "unsure"
+    """The lease is over and the store does not answer: another attempt may have the job by now, and run beside it."""
     LOST = "lost"
-    """Another attempt may have the job: whatever this one did is void."""
+    """The job has moved on: whatever this attempt did is void."""
 
 
 class RunStop:
-    """Tells a run to stop, once; the first reason counts, except that a lost lease overrules every other."""
+    """Tells a run to stop, once; the first reason counts, except that a lost lease overrules every other.
+
+    `worth_waiting`: the store is away and this worker stays, so what the run has come to can wait for the store.
+    """
 
     def __init__(self) -> None:
         self._set = asyncio.Event()
         self.reason: StopReason | None = None
+        self.worth_waiting = False
 
     def set(self, reason: StopReason) -> None:
         if self.reason is None or reason is StopReason.LOST:
@@ -44,7 +50,7 @@ class RunStop:
 
 class Holder:
     """Keeps leases alive for one worker. `lease_seconds` is renewed three times in its length, and while the store does
-    not answer it is asked five times in the time between two renewals."""
+    not answer it is asked five times in the time between two renewals, until it says who has the job."""
 
     def __init__(self, store: JobStore, wakeups: Wakeups, clock: Clock, lease_seconds: float) -> None:
         self._store = store
@@ -58,7 +64,7 @@ class Holder:
         stop = RunStop()
         async with asyncio.TaskGroup() as tasks:
             watchers = [
-                tasks.create_task(self._renew(job, stop)),
+                tasks.create_task(self._renew(job, stop, leaving)),
                 tasks.create_task(set_after(leaving.wait(), stop, StopReason.SHUTDOWN)),
             ]
             try:
@@ -67,7 +73,7 @@ class Holder:
                 for watcher in watchers:
                     watcher.cancel()
 
-    async def _renew(self, job: Job, stop: RunStop) -> None:
+    async def _renew(self, job: Job, stop: RunStop, leaving: asyncio.Event) -> None:
         attempt = job.attempt
         until = job.lease.until if job.lease else self._clock.now()
         with self._wakeups.subscribe(f"job:{job.job_id}") as changes:
@@ -80,12 +86,16 @@ class Holder:
                         until = job.lease.until if job.lease else now
                     else:
                         job = (await self._store.snapshot(job.job_id)).job
+                    stop.worth_waiting = False
                 except Refused:
+                    stop.worth_waiting = False
                     stop.set(StopReason.LOST)
                 except StorageError:
-                    log.exception("could not renew the lease of job %s", job.job_id)
+                    if not stop.worth_waiting:  # Said once, and not for as long as the store is away.
+                        log.exception("could not renew the lease of job %s; it is tried again", job.job_id)
+                    stop.worth_waiting = not leaving.is_set()
                     if now >= until:
-                        stop.set(StopReason.LOST)
+                        stop.set(StopReason.UNSURE)
                 if job.attempt != attempt or job.status is not Status.PROCESSING:
                     stop.set(StopReason.LOST)
                 elif job.cancel_requested_at is not None:

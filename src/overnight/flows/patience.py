@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from overnight.flows.attempt import Attempt
 from overnight.ports import StorageError
 
 T = TypeVar("T")
@@ -12,15 +13,19 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-async def patiently(call: Callable[[], Awaitable[T]], *, delays: Sequence[float], job_id: str) -> T:
-    """What `call` returns, tried once more after each of the delays (seconds).
+async def patiently(call: Callable[[], Awaitable[T]], *, attempt: Attempt, delays: Sequence[float]) -> T:
+    """What `call` returns, tried once more after each of the delays (seconds), and after the last of them again and
+    again while the store is away.
 
     Raises the StorageError of the last try, and whatever else the call raises at once.
     """
-    for delay in delays:
+    tries = 0
+    while True:
         try:
             return await call()
         except StorageError:
-            log.exception("the store does not answer at the end of a run of job %s", job_id)
-            await asyncio.sleep(delay)
-    return await call()
+            if tries >= len(delays) and not attempt.stop.worth_waiting:
+                raise
+            log.exception("the store does not answer at the end of a run of job %s", attempt.job.job_id)
+        await asyncio.sleep(delays[min(tries, len(delays) - 1)])
+        tries += 1

@@ -9,6 +9,7 @@ If the worker dies after
 """
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass
 
@@ -240,17 +241,19 @@ class Runner:
         Its workspace stays, to go on from here, and is stored if the next attempt may be elsewhere.
         """
         job, delays = attempt.job, self.finisher.save_delays
-        seen = await patiently(lambda: self.store.snapshot(job.job_id), delays=delays, job_id=job.job_id)
+        seen = await patiently(lambda: self.store.snapshot(job.job_id), attempt=attempt, delays=delays)
         current, now = seen.job, self.clock.now()
         at = returns_at(current, outcome, policy=self.policy, now=now, chance=self.entropy.chance())
         if at is None:
             return False
         if worth_saving and self.archives_are_shared:
             await attempt.checkpoints.last()
+        with contextlib.suppress(StorageError):  # What was told while the store was away.
+            await attempt.events.flush()
         decide = requeue(outcome, attempt=job.attempt, now=now, at=at)
         try:
             change = await patiently(
-                lambda: self.store.change(job.job_id, decide), delays=delays, job_id=job.job_id
+                lambda: self.store.change(job.job_id, decide), attempt=attempt, delays=delays
             )
         except CancelRequested:
             return False
