@@ -10,6 +10,7 @@ from overnight.adapters.sqlite.store import SqliteStore
 from overnight.domain import transitions
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import Status
+from overnight.flows.sweep import sights_of
 
 
 async def claim(world: Any, job: Any, worker: str = "worker-1") -> None:
@@ -45,6 +46,20 @@ async def test_a_worker_that_slept_with_its_machine_and_renews_on_waking_keeps_i
     world.clock.time += 15.0
     await sweep.once()
     assert (await world.job(job.job_id)).status is Status.PROCESSING
+
+
+async def test_a_worker_has_the_time_between_two_renewals_to_renew_on_waking(world: Any) -> None:
+    """The timers of a machine stand still while it sleeps: the next renewal is due then when it was before."""
+    job = await world.submit()
+    await claim(world, job)
+    world.clock.time += 3600.0
+    sweep = replace(world.sweep(), sights=sights_of(15.0, pause_seconds=1.0))
+    for _ in range(5):
+        await sweep.once()
+        world.clock.time += 1.0
+    assert (await world.job(job.job_id)).status is Status.PROCESSING, "five seconds have not gone by"
+    await sweep.once()
+    assert (await world.job(job.job_id)).status is Status.QUEUED
 
 
 async def test_the_job_of_a_worker_known_to_be_dead_does_not_wait_for_its_lease(world: Any) -> None:

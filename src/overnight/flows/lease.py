@@ -15,6 +15,10 @@ from overnight.ports import Clock, JobStore, StorageError, Wakeups
 log = logging.getLogger(__name__)
 
 
+RENEWALS = 3
+"""In the length of a lease: a worker that lives has renewed its own within a third of it."""
+
+
 class StopReason(StrEnum):
     CANCEL = "cancel"
     TIMEOUT = "timeout"
@@ -49,14 +53,16 @@ class RunStop:
 
 
 class Holder:
-    """Keeps leases alive for one worker. `lease_seconds` is renewed three times in its length, and while the store does
-    not answer it is asked five times in the time between two renewals, until it says who has the job."""
+    """Keeps leases alive for one worker. While the store does not answer it is asked five times in the time between two
+    renewals, until it says who has the job."""
 
     def __init__(self, store: JobStore, wakeups: Wakeups, clock: Clock, lease_seconds: float) -> None:
         self._store = store
         self._wakeups = wakeups
         self._clock = clock
         self._lease_seconds = lease_seconds
+        self._pause = lease_seconds / RENEWALS
+        self._margin = lease_seconds - self._pause
 
     @asynccontextmanager
     async def hold(self, job: Job, *, leaving: asyncio.Event) -> AsyncIterator[RunStop]:
@@ -79,7 +85,7 @@ class Holder:
         with self._wakeups.subscribe(f"job:{job.job_id}") as changes:
             while stop.reason is not StopReason.LOST:
                 now = self._clock.now()
-                due = until - self._lease_seconds * 2 / 3
+                due = until - self._margin
                 try:
                     if now >= due:
                         job = await self._renewed(job.job_id, job.attempt)
@@ -100,8 +106,8 @@ class Holder:
                     stop.set(StopReason.LOST)
                 elif job.cancel_requested_at is not None:
                     stop.set(StopReason.CANCEL)
-                left = until - self._lease_seconds * 2 / 3 - self._clock.now()
-                await changes.wait(max(left, self._lease_seconds / 15))
+                left = until - self._margin - self._clock.now()
+                await changes.wait(max(left, self._pause / 5))
 
     async def _renewed(self, job_id: str, attempt: int) -> Job:
         decide = renew(attempt=attempt, now=self._clock.now(), lease_seconds=self._lease_seconds)

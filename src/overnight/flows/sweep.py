@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -12,6 +13,7 @@ from overnight.domain.job import Job, Lease, Status
 from overnight.domain.retry import RetryPolicy
 from overnight.domain.transitions import lapse
 from overnight.flows.bells import ring
+from overnight.flows.lease import RENEWALS
 from overnight.flows.limits import LetIn, nobody
 from overnight.flows.workspace import Workspaces
 from overnight.ports import Agent, Clock, Entropy, JobIndex, JobStore, Queue, Roster
@@ -19,6 +21,11 @@ from overnight.ports import Agent, Clock, Entropy, JobIndex, JobStore, Queue, Ro
 log = logging.getLogger(__name__)
 
 BELLS_AT_ONCE = 200
+
+
+def sights_of(lease_seconds: float, *, pause_seconds: float) -> int:
+    """How many sweeps in a row, so far apart, must find a lease lapsed: its worker could have renewed it by then."""
+    return 1 + math.ceil(lease_seconds / RENEWALS / pause_seconds)
 
 
 class Left(Enum):
@@ -44,9 +51,10 @@ class Sweep:
     entropy: Entropy
     policy: RetryPolicy
     let_in: LetIn = nobody
-    suspects: dict[str, Lease] = field(default_factory=dict)
-    """Leases that had lapsed at the last sweep. A machine that wakes from sleep finds all of them lapsed, its
-    own included; only one that its worker has not renewed by the next sweep is lost."""
+    sights: int = 2
+    suspects: dict[tuple[str, Lease], int] = field(default_factory=dict)
+    """How many sweeps in a row have found a job's lease lapsed. A machine that wakes from sleep, or whose store was
+    away, finds all of them lapsed, its own included; lost is one that is not renewed within `sights`."""
 
     async def once(self) -> None:
         await self._take_back_lost_jobs()
@@ -55,15 +63,16 @@ class Sweep:
         await self.workspaces.evict(now=self.clock.now())
 
     async def _take_back_lost_jobs(self) -> None:
-        lapsed: dict[str, Lease] = {}
+        lapsed: dict[tuple[str, Lease], int] = {}
         for job in await self.index.running():
             if job.lease is None:
                 continue
             if await asyncio.to_thread(self.roster.is_dead, job.lease.worker):
                 await self._take_back(job, dead=True)
             elif job.lease.until <= self.clock.now():
-                lapsed[job.job_id] = job.lease
-                if self.suspects.get(job.job_id) == job.lease:
+                suspect = job.job_id, job.lease
+                lapsed[suspect] = self.suspects.get(suspect, 0) + 1
+                if lapsed[suspect] >= self.sights:
                     await self._take_back(job, dead=False)
         self.suspects.clear()
         self.suspects.update(lapsed)
