@@ -179,8 +179,8 @@ class Runner:
             if await self._went_back(attempt, outcome, worth_saving=worth_saving):
                 return
             saved = await self.finisher.end(attempt, outcome, worth_saving=worth_saving)
-        await self.workspaces.discard(self.workspaces.until(job), saved=saved is not None)
-        if saved is not None:
+        if saved is not None:  # Else the sweep knows what somebody may yet go on from.
+            await self.workspaces.discard(self.workspaces.until(job), saved=True)
             await attempt.checkpoints.drop()
         await self.retention.tidy(job.session_id)
 
@@ -214,7 +214,7 @@ class Runner:
         """Raises WorkspaceUnavailable, OSError and StorageError before the run, and nothing after."""
         job = attempt.job
         request = await self.store.request(job.job_id)
-        for root in self.workspaces.earlier(job):
+        for root in await self.workspaces.left_to(job, attempt.session):
             await self.agent.reap(root)
         prepared = await self.workspaces.prepare(job, attempt.session, slot.owner)
         attempt.events.emit("workspace.ready", told_ready(prepared))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
 
-from overnight.domain.errors import ErrorCode, JobNotFound, Refused
+from overnight.domain.errors import JobNotFound, Refused
 from overnight.domain.job import Job, Lease, Status
 from overnight.domain.retry import RetryPolicy
 from overnight.domain.transitions import lapse
@@ -32,7 +32,7 @@ class Left(Enum):
     """What directories of a job are that attempts left behind."""
 
     NEEDED = auto()
-    """The next attempt goes on from them."""
+    """The next attempt goes on from them, or the last one is not done with them."""
     SAVED = auto()
     """Nothing of them is needed: an archive has it, or their session is gone."""
     NOT_SAVED = auto()
@@ -93,7 +93,7 @@ class Sweep:
         if change.job.attempt == job.attempt and change.job.status is Status.PROCESSING:
             return
         log.warning("worker of job %s (attempt %d) is lost", job.job_id, job.attempt)
-        await self.agent.reap(self.workspaces.root(job.job_id, job.attempt))
+        await self._reaped([self.workspaces.root(job.job_id, job.attempt)])
         await ring(self.queue, change.rings)
         await self.let_in(job.owner)
 
@@ -108,19 +108,31 @@ class Sweep:
         """Delete directories that no attempt will go on from, after killing what may still run in them."""
         for job_id, roots in (await asyncio.to_thread(self.workspaces.leftovers)).items():
             left = await self._what_is_left(job_id, roots)
-            if left is not Left.NEEDED:
-                for root in roots:
-                    await self.agent.reap(root)
+            if left is not Left.NEEDED and await self._reaped(roots):
                 await self.workspaces.discard(roots, saved=left is Left.SAVED)
+
+    async def _reaped(self, roots: Sequence[Path]) -> bool:
+        """Whether nothing runs in them any more. What cannot be ended holds up nothing else; whoever wants to use the
+        directory tries again."""
+        try:
+            for root in roots:
+                await self.agent.reap(root)
+        except OSError:
+            log.exception("what an attempt left running cannot be ended")
+            return False
+        return True
 
     async def _what_is_left(self, job_id: str, roots: Sequence[Path]) -> Left:
         try:
-            job = (await self.store.snapshot(job_id)).job
+            seen = await self.store.snapshot(job_id)
         except JobNotFound:
             return Left.SAVED  # Its session is gone.
-        # A dead letter whose workers died was never saved: its directory is what a resend goes on from.
-        lost = job.error is not None and job.error.code is ErrorCode.WORKER_LOST
-        if lost or not job.status.final:
+        job = seen.job
+        if not job.status.final or self.workspaces.is_settling(seen.session):
+            return Left.NEEDED
+        # A dead letter that was not saved is sent again in what it left, unless other jobs have run in between.
+        unsaved = job.status is Status.FAILED and job.archive is None
+        if unsaved and await asyncio.to_thread(self.workspaces.go_on_in, roots, seen.session):
             return Left.NEEDED
         # The archive holds it if the last attempt was here: one elsewhere may not have known what was left here.
         last_was_here = self.workspaces.root(job_id, job.attempt) in roots

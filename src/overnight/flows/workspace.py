@@ -21,7 +21,6 @@ from overnight.domain.redaction import Redactor
 from overnight.domain.retention import spent_checkpoints
 from overnight.flows.places import (
     Baseline,
-    delete,
     fresh_home,
     has_conversation,
     make_empty,
@@ -30,19 +29,10 @@ from overnight.flows.places import (
     workspace_at,
 )
 from overnight.flows.restoring import Restoring, WorkspaceUnavailable
-from overnight.flows.saving import Packing, Saved, Saving, SecretsInArchive
+from overnight.flows.saving import Packing, Saved, Saving
 from overnight.flows.unsaved import InUse, Unsaved, UnsavedWorkspaces, once_free
 from overnight.flows.warm import WarmWorkspaces
 from overnight.ports import ArchiveStore, Owner, Workspace
-
-__all__ = [
-    "Prepared",
-    "Saved",
-    "SecretsInArchive",
-    "Source",
-    "WorkspaceUnavailable",
-    "Workspaces",
-]
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +112,15 @@ class Workspaces:
         """The same without the attempt itself."""
         return self.until(job)[1:]
 
+    async def left_to(self, job: Job, session: Session) -> list[Path]:
+        """All directories that the attempt may go on from: nothing must run in them any more."""
+        return self.earlier(job) + await self._borrowed(job, session)
+
+    def go_on_in(self, roots: Sequence[Path], session: Session) -> bool:
+        """Whether a next attempt of their job would go on in one of these directories. Blocking."""
+        whole = (root for root in roots if not root.name.startswith("."))
+        return any(Baseline(root).began_from(session.archive_name) for root in whole)
+
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:
         """A run is going on: large deletions wait."""
@@ -133,7 +132,8 @@ class Workspaces:
 
     @contextlib.contextmanager
     def settling(self, session_id: str) -> Iterator[None]:
-        """The session's next job may begin already, but its workspace waits for what this one leaves."""
+        """The session's next job may begin already, but its workspace waits for what this one leaves, and no sweep of
+        this process deletes that."""
         over = self._settling[session_id] = asyncio.Event()
         try:
             yield
@@ -145,8 +145,10 @@ class Workspaces:
         """Restore the newest state of the job's files, for `owner`. Raises WorkspaceUnavailable, OSError."""
         await self._settled(session)
         root = self.root(job.job_id, job.attempt)
+        for borrowed in await self._borrowed(job, session):  # A sweep puts it back too, but may come later.
+            await asyncio.to_thread(self.unsaved.put_back, borrowed)
         prepared = await self._newest(job, session, root, owner)
-        await asyncio.to_thread(self._remove, self.earlier(job))
+        await asyncio.to_thread(self.unsaved.clear, self.earlier(job))
         aside = await asyncio.to_thread(self.unsaved.of, session.session_id)
         prepared = replace(prepared, aside=tuple(each.name for each in aside))
         if owner is None:
@@ -158,6 +160,9 @@ class Workspaces:
         """The user whom the workspace belongs to that is kept for the session's next job: only its runs go on in it."""
         await self._settled(session)
         return await asyncio.to_thread(self._warm.user_for, session)
+
+    def is_settling(self, session: Session) -> bool:
+        return session.session_id in self._settling
 
     async def _settled(self, session: Session) -> None:
         if (settling := self._settling.get(session.session_id)) is not None:
@@ -186,8 +191,9 @@ class Workspaces:
     def checkpoint(self, job: Job, session: Session, number: int, *, settled: bool) -> Saving:
         return self._saving(job, session, checkpoint_name(job, number), session.cost_usd, settled=settled)
 
-    async def publish(self, job: Job) -> None:
-        await self._archives.publish(archive_name(job), alias_name(job.session_id))
+    async def publish(self, session_id: str, archive: str) -> None:
+        """Raises ArchiveMissing, OSError."""
+        await self._archives.publish(archive, alias_name(session_id))
 
     async def forget(self, archive: str) -> None:
         """Delete an archive that nothing points at. Best effort: retention finds what is left."""
@@ -215,15 +221,20 @@ class Workspaces:
         except OSError:
             log.warning("could not keep the workspace of job %s", job.job_id, exc_info=True)
 
-    async def forget_kept(self, session_id: str) -> None:
-        await asyncio.to_thread(self._warm.forget, session_id)
+    async def forget_session(self, session_id: str) -> None:
+        """Delete what a job that had just ended may have left of an erased session. Best effort."""
+        try:
+            await asyncio.to_thread(self._warm.forget, session_id)
+        except OSError:  # The housekeeping finds it.
+            log.warning("could not delete the workspace of session %s", session_id, exc_info=True)
+        await self.forget(alias_name(session_id))
 
     async def discard(self, roots: Sequence[Path], *, saved: bool) -> None:
         """Delete these directories of a job. What it had taken from `unsaved` goes back if it was not `saved`.
 
         They are named, because one that they are not may be in use: the job may have been sent again by now.
         """
-        await asyncio.to_thread(self._remove, roots, saved=saved)
+        await asyncio.to_thread(self.unsaved.clear, roots, saved=saved)
 
     def place_aside(self, job: Job) -> Path:
         """Where `set_aside` keeps the attempt's workspace."""
@@ -309,6 +320,11 @@ class Workspaces:
     def _unchanged(self, workspace: Workspace, baseline: Baseline) -> bool:
         return baseline.base is not None and unchanged(baseline.record, parts_of(workspace), self._exclude)
 
+    async def _borrowed(self, job: Job, session: Session) -> list[Path]:
+        """Where other jobs of the session went on in its newest files. None of them runs: it is this one's turn."""
+        found = await asyncio.to_thread(self.unsaved.taken, self._runs, session)
+        return [root for root in found if not root.name.startswith(job.job_id)]
+
     def _take_leftover(self, job: Job, session: Session, root: Path, oldest: int) -> bool:
         """Move the newest directory of an attempt that is not older than `oldest` to this attempt's name.
 
@@ -348,15 +364,6 @@ class Workspaces:
         if taken:
             _begin(new, root, session.archive_name, True)
         return taken
-
-    def _remove(self, roots: Sequence[Path], *, saved: bool = False) -> None:
-        for root in roots:
-            half_deleted = root.name.startswith(".")
-            if not saved and not half_deleted and self.unsaved.put_back(root):
-                continue
-            # A sweep may be at the same tree; the next one finds what is left.
-            with contextlib.suppress(OSError):
-                delete(root)
 
 
 def _aside(root: Path) -> Path:
