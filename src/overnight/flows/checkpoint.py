@@ -25,7 +25,7 @@ LAST_SECONDS = 10.0
 """For the checkpoint before a job goes back. With the 10 s that an agent may take to stop, a worker has left
 within the 30 s that supervisors grant; what it could not store by then is on this machine only."""
 
-Trouble = (OSError, StorageError, ArchiveRefused, ArchiveConflict, SecretsInArchive)
+Trouble = (OSError, StorageError, ArchiveRefused, ArchiveConflict)
 
 
 class Checkpoints:
@@ -84,19 +84,19 @@ class Checkpoints:
                 await self._make(settled=False)
             except Refused:
                 return  # The attempt is stale: keeping the lease finds out too, and ends the run.
-            except Exception:
-                # A checkpoint that breaks must not cost the run that it is to protect.
-                log.exception("the checkpoint of job %s broke", self._job.job_id)
-                self._tell("internal")
 
     async def _make(self, *, settled: bool) -> None:
+        """Raises Refused."""
         try:
             if await self._workspaces.unchanged(self._job):
                 return
             self._number += 1
             saving = self._workspaces.checkpoint(self._job, self._session, self._number, settled=settled)
             await self._store_and_point(saving)
-        except Trouble as trouble:
+        except Refused:
+            raise
+        except Exception as trouble:
+            # Whatever it is: a checkpoint must not cost the run that it is to protect.
             log.warning("could not make a checkpoint of job %s", self._job.job_id, exc_info=True)
             self._tell(_reason(trouble))
 
@@ -121,4 +121,6 @@ class Checkpoints:
 def _reason(trouble: Exception) -> str:
     if isinstance(trouble, SecretsInArchive):
         return "secrets"
-    return "too_large" if isinstance(trouble, ArchiveTooLarge) else "storage"
+    if isinstance(trouble, ArchiveTooLarge):
+        return "too_large"
+    return "storage" if isinstance(trouble, Trouble) else "internal"

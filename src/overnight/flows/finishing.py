@@ -136,7 +136,12 @@ class Finisher:
         place = self.workspaces.place_aside(attempt.job)
         attempt.events.emit("workspace.not_saved", {"kept_in": place.name} | not_saved.told)
         await self._told(attempt)
-        await self.workspaces.set_aside(attempt.job)
+        await patiently(
+            lambda: self.workspaces.set_aside(attempt.job),
+            attempt=attempt,
+            delays=self.save_delays,
+            trouble=OSError,
+        )
 
     async def _finish(self, attempt: Attempt, outcome: Outcome, saved: Saved | None) -> Session:
         if outcome.ending is Ending.INTERRUPTED:  # It was to go back, but a cancel came in between.

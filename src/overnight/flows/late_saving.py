@@ -45,8 +45,11 @@ class LateSaving:
     pauses: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     async def once(self) -> None:
-        for unsaved in await asyncio.to_thread(self.workspaces.unsaved.all):
-            due, pause = self.pauses.get(unsaved.name, (0.0, FIRST_PAUSE))
+        found = await asyncio.to_thread(self.workspaces.unsaved.all)
+        first = (0.0, FIRST_PAUSE)
+        self.pauses = {unsaved.name: self.pauses.get(unsaved.name, first) for unsaved in found}
+        for unsaved in found:
+            due, pause = self.pauses[unsaved.name]
             now = self.clock.now()
             if due <= now:
                 self.pauses[unsaved.name] = (now + pause, min(2 * pause, LONGEST_PAUSE))

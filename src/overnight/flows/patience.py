@@ -1,4 +1,4 @@
-"""A run is paid for: what it needs of the store at its end is asked for patiently, or it would run again."""
+"""A run is paid for: what must be written at its end is tried patiently, or it would run again."""
 
 import asyncio
 import logging
@@ -13,19 +13,25 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-async def patiently(call: Callable[[], Awaitable[T]], *, attempt: Attempt, delays: Sequence[float]) -> T:
+async def patiently(
+    call: Callable[[], Awaitable[T]],
+    *,
+    attempt: Attempt,
+    delays: Sequence[float],
+    trouble: type[Exception] = StorageError,
+) -> T:
     """What `call` returns, tried once more after each of the delays (seconds), and after the last of them again and
     again while the store is away.
 
-    Raises the StorageError of the last try, and whatever else the call raises at once.
+    Raises the `trouble` of the last try, and whatever else the call raises at once.
     """
     tries = 0
     while True:
         try:
             return await call()
-        except StorageError:
+        except trouble:
             if tries >= len(delays) and not attempt.stop.worth_waiting:
                 raise
-            log.exception("the store does not answer at the end of a run of job %s", attempt.job.job_id)
+            log.exception("could not write down what a run of job %s has come to", attempt.job.job_id)
         await asyncio.sleep(delays[min(tries, len(delays) - 1)])
         tries += 1

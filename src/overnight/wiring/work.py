@@ -57,7 +57,7 @@ async def working(
         if base.refused is not None:
             daemons.append(tasks.create_task(_stop_on_refusal(base.refused, running)))
         for seconds, act, what in _chores(base, agent, workspaces):
-            tasks.create_task(every(seconds, act, what=what, leaving=leaving))
+            daemons.append(tasks.create_task(every(seconds, act, what=what, leaving=leaving)))
         late = LateSaving(store=base.store, workspaces=workspaces, clock=base.clock)
         saving = every(
             HOUSEKEEPING_PAUSE, late.once, what="the saving of what was set aside", leaving=leaving
