@@ -80,38 +80,38 @@ class Holder:
                     watcher.cancel()
 
     async def _renew(self, job: Job, stop: RunStop, leaving: asyncio.Event) -> None:
-        attempt = job.attempt
         until = job.lease.until if job.lease else self._clock.now()
         with self._wakeups.subscribe(f"job:{job.job_id}") as changes:
             while stop.reason is not StopReason.LOST:
-                now = self._clock.now()
-                due = until - self._margin
+                now, away = self._clock.now(), False
                 try:
-                    if now >= due:
-                        job = await self._renewed(job.job_id, job.attempt)
-                        until = job.lease.until if job.lease else now
-                    else:
-                        job = (await self._store.snapshot(job.job_id)).job
-                    stop.worth_waiting = False
+                    seen = await self._seen(job, renew_it=now >= until - self._margin)
+                    until = seen.lease.until if seen.lease else until
+                    _heed(seen, job.attempt, stop)
                 except Refused:
-                    stop.worth_waiting = False
                     stop.set(StopReason.LOST)
                 except StorageError:
+                    away = True
                     if not stop.worth_waiting:  # Said once, and not for as long as the store is away.
                         log.exception("could not renew the lease of job %s; it is tried again", job.job_id)
-                    stop.worth_waiting = not leaving.is_set()
                     if now >= until:
                         stop.set(StopReason.UNSURE)
-                if job.attempt != attempt or job.status is not Status.PROCESSING:
-                    stop.set(StopReason.LOST)
-                elif job.cancel_requested_at is not None:
-                    stop.set(StopReason.CANCEL)
+                stop.worth_waiting = away and not leaving.is_set()
                 left = until - self._margin - self._clock.now()
                 await changes.wait(max(left, self._pause / 5))
 
-    async def _renewed(self, job_id: str, attempt: int) -> Job:
-        decide = renew(attempt=attempt, now=self._clock.now(), lease_seconds=self._lease_seconds)
-        return (await self._store.change(job_id, decide)).job
+    async def _seen(self, job: Job, *, renew_it: bool) -> Job:
+        if not renew_it:
+            return (await self._store.snapshot(job.job_id)).job
+        decide = renew(attempt=job.attempt, now=self._clock.now(), lease_seconds=self._lease_seconds)
+        return (await self._store.change(job.job_id, decide)).job
+
+
+def _heed(seen: Job, attempt: int, stop: RunStop) -> None:
+    if seen.attempt != attempt or seen.status is not Status.PROCESSING:
+        stop.set(StopReason.LOST)
+    elif seen.cancel_requested_at is not None:
+        stop.set(StopReason.CANCEL)
 
 
 async def set_after(signal: Coroutine[Any, Any, Any], stop: RunStop, reason: StopReason) -> None:

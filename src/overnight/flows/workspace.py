@@ -138,7 +138,7 @@ class Workspaces:
         try:
             yield
         finally:
-            del self._settling[session_id]
+            self._settling.pop(session_id, None)
             over.set()
 
     async def prepare(self, job: Job, session: Session, owner: Owner | None = None) -> Prepared:
