@@ -327,7 +327,7 @@ async def test_nobody_goes_on_in_what_is_half_deleted(
 
     with monkeypatch.context() as power:
         power.setattr("overnight.flows.places.remove_tree", cut_off)
-        power.setattr("overnight.flows.workspace.remove_tree", cut_off)
+        power.setattr("overnight.flows.preparing.remove_tree", cut_off)
         await world.run_next(agents.writes("first", "first", failed(ErrorCode.TIMEOUT, "too slow")))
     await ring(world.queue, (await world.store.change(job.job_id, resend(now=world.clock.now()))).rings)
     await world.run_next(agents.writes("second", "second", agents.done()))

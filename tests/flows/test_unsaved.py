@@ -18,7 +18,7 @@ from overnight.domain.transitions import cancel, resend
 from overnight.flows.bells import ring
 from overnight.flows.kept_here import KeptHere
 from overnight.flows.late_saving import LateSaving
-from overnight.flows.workspace import Source
+from overnight.flows.preparing import Source
 from overnight.flows.sessions import erase
 from overnight.flows.unsaved import InUse
 from overnight.ports import ArchiveTooLarge, RunOrder, Stop

@@ -15,7 +15,7 @@ from overnight.domain.keys import LOCAL
 from overnight.domain.outcome import Ending, Outcome
 from overnight.flows.kept_here import KeptHere
 from overnight.flows.places import make_empty
-from overnight.flows.workspace import Source
+from overnight.flows.preparing import Source
 from overnight.flows.sessions import erase
 from overnight.flows.warm import WarmWorkspaces
 from overnight.ports import RunOrder, Stop

@@ -34,9 +34,6 @@ from overnight.ports import (
 
 log = logging.getLogger(__name__)
 
-SAVE_DELAYS = (1.0, 2.0, 4.0, 8.0, 15.0)
-"""Seconds between tries to save a workspace. A run is paid for: saving it is tried again, never the run."""
-
 
 class _NotSaved(Exception):
     """The workspace could not be stored. `told` is what users may know of it."""
@@ -60,7 +57,6 @@ class Finisher:
     clock: Clock
     entropy: Entropy
     fail_too_large: bool = False
-    save_delays: tuple[float, ...] = SAVE_DELAYS
 
     async def end(self, attempt: Attempt, outcome: Outcome, *, worth_saving: bool) -> Saved | None:
         """Raises Refused if the attempt is stale; then it has left nothing. Raises StorageError, OSError."""
@@ -107,7 +103,7 @@ class Finisher:
     async def _stored(self, attempt: Attempt, saving: Saving) -> Saved:
         """Tried a bounded number of times. Raises _NotSaved, and StaleAttempt as soon as the lease is lost."""
         job_id = attempt.job.job_id
-        for delay in (*self.save_delays, None):
+        for delay in (*attempt.delays, None):
             if attempt.stop.reason is StopReason.LOST:  # The next attempt may have moved the workspace away.
                 raise StaleAttempt
             try:
@@ -136,12 +132,7 @@ class Finisher:
         place = self.workspaces.place_aside(attempt.job)
         attempt.events.emit("workspace.not_saved", {"kept_in": place.name} | not_saved.told)
         await self._told(attempt)
-        await patiently(
-            lambda: self.workspaces.set_aside(attempt.job),
-            attempt=attempt,
-            delays=self.save_delays,
-            trouble=OSError,
-        )
+        await patiently(lambda: self.workspaces.set_aside(attempt.job), attempt, trouble=OSError)
 
     async def _finish(self, attempt: Attempt, outcome: Outcome, saved: Saved | None) -> Session:
         if outcome.ending is Ending.INTERRUPTED:  # It was to go back, but a cancel came in between.
@@ -154,15 +145,13 @@ class Finisher:
             archive=saved.archive if saved else None,
             delivery_id=self.entropy.delivery_id(),
         )
-        change = await patiently(
-            lambda: self.store.change(job.job_id, decide), attempt=attempt, delays=self.save_delays
-        )
+        change = await patiently(lambda: self.store.change(job.job_id, decide), attempt)
         await ring(self.queue, change.rings)
         return change.session
 
     async def _told(self, attempt: Attempt) -> None:
         """Write the events, and go on without them in the end: the outcome matters more. Raises Refused."""
         try:
-            await patiently(attempt.events.flush, attempt=attempt, delays=self.save_delays)
+            await patiently(attempt.events.flush, attempt)
         except StorageError:
             log.exception("could not write the last events of job %s", attempt.job.job_id)

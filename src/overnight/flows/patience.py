@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from overnight.flows.attempt import Attempt
@@ -12,20 +12,19 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+SAVE_DELAYS = (1.0, 2.0, 4.0, 8.0, 15.0)
+"""Seconds between tries to save what a run has come to, and to write it down."""
+
 
 async def patiently(
-    call: Callable[[], Awaitable[T]],
-    *,
-    attempt: Attempt,
-    delays: Sequence[float],
-    trouble: type[Exception] = StorageError,
+    call: Callable[[], Awaitable[T]], attempt: Attempt, *, trouble: type[Exception] = StorageError
 ) -> T:
-    """What `call` returns, tried once more after each of the delays (seconds), and after the last of them again and
+    """What `call` returns, tried once more after each of the attempt's delays, and after the last of them again and
     again while the store is away.
 
     Raises the `trouble` of the last try, and whatever else the call raises at once.
     """
-    tries = 0
+    delays, tries = attempt.delays, 0
     while True:
         try:
             return await call()

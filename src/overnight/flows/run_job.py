@@ -41,11 +41,12 @@ from overnight.flows.finishing import Finisher
 from overnight.flows.judging import judged
 from overnight.flows.lease import Holder, RunStop, StopReason
 from overnight.flows.limits import LetIn, nobody
-from overnight.flows.patience import patiently
+from overnight.flows.patience import SAVE_DELAYS, patiently
+from overnight.flows.preparing import Prepared, Source
 from overnight.flows.restoring import WorkspaceUnavailable
 from overnight.flows.retention import Retention
 from overnight.flows.telling import told_ready
-from overnight.flows.workspace import Prepared, Source, Workspaces
+from overnight.flows.workspace import Workspaces
 from overnight.ports import (
     Agent,
     Bell,
@@ -90,6 +91,7 @@ class Runner:
     lease_seconds: float
     checkpoint_seconds: float = 0.0
     gather_seconds: float = GATHER_SECONDS
+    save_delays: tuple[float, ...] = SAVE_DELAYS
     archives_are_shared: bool = False
     """Workers on other machines have the same archive store: what goes back to the queue may go on there."""
     let_in: LetIn = nobody
@@ -196,7 +198,14 @@ class Runner:
             events=events,
             seconds=self.checkpoint_seconds,
         )
-        return Attempt(job=job, session=session, stop=stop, events=events, checkpoints=checkpoints)
+        return Attempt(
+            job=job,
+            session=session,
+            stop=stop,
+            events=events,
+            checkpoints=checkpoints,
+            delays=self.save_delays,
+        )
 
     async def _outcome(self, attempt: Attempt) -> tuple[Outcome, bool]:
         """How the attempt ended, and whether its workspace holds anything to save."""
@@ -240,9 +249,9 @@ class Runner:
 
         Its workspace stays, to go on from here, and is stored if the next attempt may be elsewhere.
         """
-        job, delays = attempt.job, self.finisher.save_delays
-        seen = await patiently(lambda: self.store.snapshot(job.job_id), attempt=attempt, delays=delays)
-        current, now = seen.job, self.clock.now()
+        job = attempt.job
+        current = (await patiently(lambda: self.store.snapshot(job.job_id), attempt)).job
+        now = self.clock.now()
         at = returns_at(current, outcome, policy=self.policy, now=now, chance=self.entropy.chance())
         if at is None:
             return False
@@ -252,9 +261,7 @@ class Runner:
             await attempt.events.flush()
         decide = requeue(outcome, attempt=job.attempt, now=now, at=at)
         try:
-            change = await patiently(
-                lambda: self.store.change(job.job_id, decide), attempt=attempt, delays=delays
-            )
+            change = await patiently(lambda: self.store.change(job.job_id, decide), attempt)
         except CancelRequested:
             return False
         await ring(self.queue, change.rings)
