@@ -30,7 +30,8 @@ class NoAgent:
 async def test_it_does_not_wait_for_a_slow_archive_store(tmp_path: Path) -> None:
     slow: Any = Slow()
     agent: Any = NoAgent()
-    async with opened_base(Settings(data=tmp_path), None) as base:
+    given: dict[str, Any] = {"data": tmp_path}
+    async with opened_base(Settings(**given), None) as base:
         session = Session(session_id=base.entropy.session_id(), created_at=0.0, updated_at=0.0)
         await base.store.change_session(session.session_id, lambda _: session)
         async with asyncio.timeout(30), working(replace(base, archives=slow), agent, Running("", ())):
