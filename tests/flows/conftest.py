@@ -183,6 +183,7 @@ class World:
             lease_seconds=15.0,
             checkpoint_seconds=self.checkpoint_seconds,
             archives_are_shared=self.archives_are_shared,
+            save_delays=(0.0, 0.01),
             let_in=self.let_in,
         )
 
@@ -194,7 +195,6 @@ class World:
             clock=self.clock,
             entropy=self.entropy,
             fail_too_large=self.fail_too_large,
-            save_delays=(0.0, 0.0),
         )
 
     def sweep(self) -> Sweep:

@@ -234,6 +234,21 @@ async def test_what_is_handed_back_is_stored_if_another_machine_may_go_on(world:
     assert seen["file"] == "half"
 
 
+async def test_a_checkpoint_that_breaks_on_the_way_back_costs_the_job_nothing(world: Any) -> None:
+    shared = replace(world, checkpoint_seconds=3600.0, archives_are_shared=True)
+    job = await shared.submit()
+
+    async def broken(_name: str, _source: Any, **_more: Any) -> Any:
+        raise RuntimeError("a bug of ours")
+
+    shared.archives.put = broken
+    shared.leaving.set()
+    await shared.run_next(works_until(shared, job.job_id, "workspace.ready"))
+    back = await shared.job(job.job_id)
+    assert (back.status, back.losses) == (Status.QUEUED, 0)
+    assert await shared.told(job.job_id, "checkpoint.failed") == [{"reason": "internal"}]
+
+
 async def test_without_a_shared_store_nothing_is_stored_on_the_way_back(world: Any) -> None:
     alone = replace(world, checkpoint_seconds=3600.0)
     job = await alone.submit()

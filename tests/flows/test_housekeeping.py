@@ -18,6 +18,7 @@ from overnight.domain.retention import RetentionPolicy
 from overnight.domain.transitions import finish, start
 from overnight.flows.housekeeping import SESSIONS_AT_ONCE
 from overnight.flows.sessions import erase
+from overnight.flows.unsaved import InUse
 
 
 class RefusingArchives(MemoryArchives):
@@ -162,6 +163,21 @@ async def test_what_is_kept_of_a_session_that_is_gone_is_deleted(world: Any, age
         place.mkdir(parents=True)
     await world.housekeeping().once()
     assert (there.exists(), gone.exists()) == (True, False)
+
+
+async def test_what_cannot_be_deleted_here_does_not_keep_old_archives(world: Any, agents: Any) -> None:
+    """Somebody stores it, and is not done with it."""
+    jobs = await run_jobs(world, agents, 2)
+    place = world.data / "unsaved" / f"{world.entropy.session_id()}.{jobs[0].job_id}.1"
+    place.mkdir(parents=True)
+
+    async def in_use(_session_id: str) -> None:
+        raise InUse("somebody stores it")
+
+    world.kept.delete = in_use
+    world.retention_policy = RetentionPolicy(versions=1)
+    await world.housekeeping().once()
+    assert await names(world, jobs[0].session_id) == [jobs[1].archive]
 
 
 async def test_an_erasure_that_the_store_refuses_stays_marked_until_it_is_done(

@@ -3,6 +3,7 @@
 import asyncio
 from base64 import b64encode
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -119,6 +120,33 @@ async def test_two_notifiers_send_a_delivery_once(world: Any) -> None:
     receiver = Receiver(Receipt(status=200))
     await asyncio.gather(*(notifier(world, receiver).send_due() for _ in range(2)))
     assert len(receiver.got) == 1
+
+
+class BreaksOnce:
+    """An index with a bug: its first answer is an error that no index promises."""
+
+    def __init__(self, index: Any) -> None:
+        self._index = index
+        self.broken = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._index, name)
+
+    async def due_deliveries(self, **how: Any) -> Any:
+        if not self.broken.is_set():
+            self.broken.set()
+            raise RuntimeError("a bug")
+        return await self._index.due_deliveries(**how)
+
+
+async def test_an_index_that_breaks_does_not_end_the_notifier(world: Any) -> None:
+    index, receivers = BreaksOnce(world.store), Receivers()
+    paying = asyncio.create_task(replace(notifier(world, receivers), index=index).run())
+    await index.broken.wait()
+    await owing(world)
+    async with asyncio.timeout(20):
+        await receivers.answered.get()
+    paying.cancel()
 
 
 class Receivers:

@@ -18,6 +18,7 @@ from overnight.domain.job import Status, WaitingFor
 from overnight.domain.outcome import Ending, Outcome, failed
 from overnight.domain.transitions import resend
 from overnight.flows.bells import ring
+from overnight.flows.unsaved import UnsavedWorkspaces
 from overnight.ports import RunOrder, Stop, StorageBusy, StorageFailed
 
 BUSY = failed(ErrorCode.OVERLOADED, "busy")
@@ -233,6 +234,48 @@ async def test_an_outcome_is_recorded_even_if_the_files_cannot_be_saved(
     assert told == [{"kept_in": place.name}]
 
 
+async def test_setting_a_workspace_aside_is_tried_again_and_the_run_is_not(
+    world: Any, agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, put, troubles = await world.submit(), UnsavedWorkspaces.put, [OSError("the disk is full")]
+
+    async def broken(_name: str, _source: Any, **_more: Any) -> Any:
+        raise OSError("away")
+
+    def flaky(*given: Any) -> None:
+        if troubles:
+            raise troubles.pop()
+        put(*given)
+
+    world.archives.put = broken
+    monkeypatch.setattr(UnsavedWorkspaces, "put", flaky)
+    await world.run_next(agents.writes("a.txt", "kept", agents.done("paid for")))
+    assert (await world.job(job.job_id)).status is Status.COMPLETED
+    [place] = (world.data / "unsaved").iterdir()
+    assert (place / "files" / "a.txt").read_text() == "kept"
+
+
+async def test_a_bell_that_cannot_be_rung_costs_a_job_nothing_that_comes_after_its_end(
+    world: Any, agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await world.submit()
+    second = await world.submit(session_id=first.session_id)
+    held, early = await world.bell(), await world.bell()
+    await world.queue.ack(early)
+
+    async def fails(_job_id: str, **_more: Any) -> None:
+        raise StorageFailed("The queue did not answer.")
+
+    world.agent.acts.append(agents.writes("a", "a", agents.done()))
+    with monkeypatch.context() as away:
+        away.setattr(world.queue, "send", fails)
+        await world.runner().run(held, leaving=world.leaving)
+    assert (await read(world, f"claude-code/{first.session_id}.zip")).read("a") == b"a"
+    assert list((world.data / "runs").iterdir()) == []
+    await world.sweep().once()
+    assert (await world.bell()).job_id == second.job_id
+
+
 async def test_a_job_that_is_sent_again_at_its_end_keeps_the_directory_it_runs_in(
     world: Any, agents: Any
 ) -> None:
@@ -284,7 +327,7 @@ async def test_nobody_goes_on_in_what_is_half_deleted(
 
     with monkeypatch.context() as power:
         power.setattr("overnight.flows.places.remove_tree", cut_off)
-        power.setattr("overnight.flows.workspace.remove_tree", cut_off)
+        power.setattr("overnight.flows.preparing.remove_tree", cut_off)
         await world.run_next(agents.writes("first", "first", failed(ErrorCode.TIMEOUT, "too slow")))
     await ring(world.queue, (await world.store.change(job.job_id, resend(now=world.clock.now()))).rings)
     await world.run_next(agents.writes("second", "second", agents.done()))

@@ -1,7 +1,10 @@
 """The repairs: each is idempotent, and each mends what one kind of death leaves behind."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from overnight.adapters.sqlite.database import open_database
 from overnight.adapters.sqlite.index import SqliteIndex
@@ -10,6 +13,11 @@ from overnight.adapters.sqlite.store import SqliteStore
 from overnight.domain import transitions
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import Status
+from overnight.domain.outcome import Ending, Outcome, failed
+from overnight.domain.transitions import resend
+from overnight.flows.bells import ring
+from overnight.flows.sweep import sights_of
+from overnight.ports import RunOrder, Stop
 
 
 async def claim(world: Any, job: Any, worker: str = "worker-1") -> None:
@@ -45,6 +53,20 @@ async def test_a_worker_that_slept_with_its_machine_and_renews_on_waking_keeps_i
     world.clock.time += 15.0
     await sweep.once()
     assert (await world.job(job.job_id)).status is Status.PROCESSING
+
+
+async def test_a_worker_has_the_time_between_two_renewals_to_renew_on_waking(world: Any) -> None:
+    """The timers of a machine stand still while it sleeps: the next renewal is due then when it was before."""
+    job = await world.submit()
+    await claim(world, job)
+    world.clock.time += 3600.0
+    sweep = replace(world.sweep(), sights=sights_of(15.0, pause_seconds=1.0))
+    for _ in range(5):
+        await sweep.once()
+        world.clock.time += 1.0
+    assert (await world.job(job.job_id)).status is Status.PROCESSING, "five seconds have not gone by"
+    await sweep.once()
+    assert (await world.job(job.job_id)).status is Status.QUEUED
 
 
 async def test_the_job_of_a_worker_known_to_be_dead_does_not_wait_for_its_lease(world: Any) -> None:
@@ -84,6 +106,64 @@ async def test_a_long_queue_costs_a_sweep_few_transactions(world: Any) -> None:
         before = database.commits
         await replace(world.sweep(), index=SqliteIndex(database)).once()
         assert 1 <= database.commits - before <= 5
+
+
+async def becomes_a_dead_letter(world: Any, agents: Any, job: Any) -> None:
+    """Its first attempt leaves half of the work, and the later ones find no place to run."""
+    await world.run_next(agents.writes("half", "half", failed(ErrorCode.OVERLOADED, "busy")))
+    with pytest.MonkeyPatch.context() as full:
+        full.setattr(world.agent, "slot", no_slot)
+        while (await world.job(job.job_id)).status is Status.QUEUED:
+            world.clock.time += 1000.0
+            await world.run_next()
+    dead = await world.job(job.job_id)
+    assert (dead.status, dead.error.code, dead.archive) == (Status.FAILED, ErrorCode.STORAGE, None)
+
+
+def no_slot(**_: Any) -> Any:
+    raise OSError("the disk is full")
+
+
+async def test_a_dead_letter_whose_work_is_in_no_archive_is_sent_again_in_it(world: Any, agents: Any) -> None:
+    job, found = await world.submit(), list[str]()
+    await becomes_a_dead_letter(world, agents, job)
+    await world.sweep().once()
+
+    async def look(order: RunOrder, _emit: Any, _stop: Stop) -> Outcome:
+        found.extend(path.name for path in order.workspace.files.iterdir())
+        return Outcome(ending=Ending.DONE, result="")
+
+    await ring(world.queue, (await world.store.change(job.job_id, resend(now=world.clock.now()))).rings)
+    await world.run_next(look)
+    assert found == ["half"]
+
+
+async def test_what_a_dead_letter_left_goes_once_its_session_has_gone_on(world: Any, agents: Any) -> None:
+    job = await world.submit()
+    await becomes_a_dead_letter(world, agents, job)
+    await world.submit(session_id=job.session_id)
+    await world.run_next(agents.writes("other", "other", agents.done()))
+    await world.sweep().once()
+    assert list((world.data / "runs").iterdir()) == []
+
+
+async def test_what_cannot_be_ended_does_not_stop_the_sweep(
+    world: Any, agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck: list[Path] = []
+    for _ in range(3):
+        job = await world.submit()
+        await world.run_next(agents.writes("a", "a", agents.done()))
+        world.workspaces.root(job.job_id, 1).mkdir(parents=True)
+
+    async def reap(root: Path) -> None:
+        if not stuck:
+            stuck.append(root)
+            raise OSError("in a call that never returns")
+
+    monkeypatch.setattr(world.agent, "reap", reap)
+    await world.sweep().once()
+    assert list((world.data / "runs").iterdir()) == stuck
 
 
 async def test_directories_of_finished_jobs_are_deleted_and_those_of_waiting_ones_stay(

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from overnight.domain.transitions import cancel, resend
 from overnight.flows.bells import ring
 from overnight.flows.kept_here import KeptHere
 from overnight.flows.late_saving import LateSaving
+from overnight.flows.preparing import Source
 from overnight.flows.sessions import erase
 from overnight.flows.unsaved import InUse
-from overnight.flows.workspace import Source
 from overnight.ports import ArchiveTooLarge, RunOrder, Stop
 
 
@@ -236,8 +237,32 @@ async def dies_and_is_cancelled(world: Any, job: Any) -> None:
     await world.sweep().once()
 
 
-async def cancel_of(world: Any, job: Any) -> None:
-    await world.store.change(job.job_id, cancel(now=world.clock.now(), delivery_id="msg_c"))
+@pytest.mark.parametrize("ending", ["cancelled", "dead letter"])
+async def test_the_session_goes_on_in_it_before_a_sweep_has_put_it_back(
+    world: Any, agents: Any, store: Store, ending: str
+) -> None:
+    first = await session_with(world, agents, "a")
+    second = await world.submit(session_id=first.session_id)
+    if ending == "cancelled":
+        await world.run_next(agents.writes("b", "b", failed(ErrorCode.OVERLOADED, "busy")))
+        await ring(world.queue, (await cancel_of(world, second)).rings)
+    else:
+        world.policy = replace(world.policy, max_losses=0)
+        await its_worker_dies(world)
+        world.roster.dead.add("dead")
+        await world.sweep().once()
+        assert (await world.job(second.job_id)).status is Status.FAILED
+    left = world.workspaces.root(second.job_id, 1)
+    assert left.is_dir()
+    store.trouble = None
+    ready, found = await next_job(world, first.session_id)
+    assert (ready["source"], "a" in found, "aside" in ready) == (Source.UNSAVED, True, False)
+    assert left in world.agent.reaped
+    assert unsaved(world) == []
+
+
+async def cancel_of(world: Any, job: Any) -> Any:
+    return await world.store.change(job.job_id, cancel(now=world.clock.now(), delivery_id="msg_c"))
 
 
 async def test_a_dead_letter_that_was_not_saved_is_sent_again_in_it(

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import zipfile
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from overnight.domain.keys import LOCAL
 from overnight.domain.outcome import Ending, Outcome
 from overnight.flows.kept_here import KeptHere
 from overnight.flows.places import make_empty
+from overnight.flows.preparing import Source
 from overnight.flows.sessions import erase
 from overnight.flows.warm import WarmWorkspaces
-from overnight.flows.workspace import Source
 from overnight.ports import RunOrder, Stop
 
 
@@ -99,17 +100,15 @@ async def test_a_follow_up_that_starts_with_the_finish_waits_for_what_is_kept(wo
     world.agent.users = list(users[1:])
     first = await world.submit()
     second, sight = await world.submit(session_id=first.session_id), Sight()
-    publish = world.archives.publish
     follow_up: list[asyncio.Task[None]] = []
 
-    async def starts_the_next(name: str, alias: str) -> None:
-        await publish(name, alias)
-        if not follow_up:
-            world.agent.users = list(users)
-            follow_up.append(world.begin())
-            await world.until(second.job_id, "job.started")
+    async def starts_the_next() -> None:
+        await world.queue.send(second.job_id, at=world.clock.now())
+        world.agent.users = list(users)
+        follow_up.append(world.begin())
+        await world.until(second.job_id, "job.started")
 
-    world.archives.publish = starts_the_next
+    at_its_end(world, first, starts_the_next)
     bell, early = await world.bell(), await world.bell()
     await world.queue.ack(early)
     world.agent.acts += [builds, sight.act]
@@ -117,6 +116,51 @@ async def test_a_follow_up_that_starts_with_the_finish_waits_for_what_is_kept(wo
     await follow_up[0]
     [ready] = await world.told(second.job_id, "workspace.ready")
     assert (ready["source"], sight.files["a.txt"]) == (Source.WARM, "a")
+
+
+def at_its_end(world: Any, job: Any, act: Callable[[], Awaitable[None]]) -> None:
+    """Let something happen as soon as the job is over."""
+    change = world.store.change
+
+    async def changes(job_id: str, decide: Any, **more: Any) -> Any:
+        changed = await change(job_id, decide, **more)
+        if job_id == job.job_id and changed.job.status is Status.COMPLETED:
+            await act()
+        return changed
+
+    world.store.change = changes
+
+
+async def test_a_sweep_does_not_delete_what_is_about_to_be_kept(world: Any) -> None:
+    job = await world.submit()
+    at_its_end(world, job, lambda: world.sweep().once())
+    await world.run_next(builds)
+    _, ready = await next_of(world, await world.store.session(job.session_id))
+    assert ready["source"] == Source.WARM
+
+
+async def test_a_follow_up_does_not_wait_for_a_slow_copy_and_that_does_not_hide_what_it_leaves(
+    world: Any,
+) -> None:
+    first, publish, ends = await world.submit(), world.archives.publish, asyncio.Event()
+
+    async def slow(name: str, alias: str) -> None:
+        if name.endswith(f"{first.job_id}.1.zip"):
+            await ends.wait()
+        await publish(name, alias)
+
+    world.archives.publish = slow
+    world.agent.acts.append(builds)
+    run = world.begin()
+    await world.until(first.job_id, "job.completed")
+    _, ready = await next_of(world, first)
+    assert ready["source"] == Source.WARM
+    ends.set()
+    await run
+    alias, current = world.data / "alias", world.data / "current"
+    await world.archives.fetch(f"claude-code/{first.session_id}.zip", alias)
+    await world.archives.fetch((await world.store.session(first.session_id)).archive.name, current)
+    assert alias.read_bytes() == current.read_bytes()
 
 
 async def test_one_that_was_written_to_is_thrown_away(world: Any) -> None:
@@ -275,10 +319,8 @@ async def test_a_link_on_the_way_to_the_conversation_leads_no_foreign_byte_into_
 
 async def test_nothing_is_kept_of_a_session_that_was_erased_meanwhile(world: Any) -> None:
     job = await world.submit()
-    publish = world.archives.publish
 
-    async def erases(name: str, alias: str) -> None:
-        await publish(name, alias)
+    async def erases() -> None:
         await erase(
             job.session_id,
             caller=LOCAL,
@@ -288,7 +330,7 @@ async def test_nothing_is_kept_of_a_session_that_was_erased_meanwhile(world: Any
             clock=world.clock,
         )
 
-    world.archives.publish = erases
+    at_its_end(world, job, erases)
     await world.run_next(builds)
     assert not list((world.data / "warm").glob("**/a.txt"))
     assert await world.archives.listing("claude-code/") == []

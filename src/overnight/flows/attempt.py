@@ -10,10 +10,12 @@ from overnight.flows.lease import RunStop
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """`job` and `session` are as they were when the attempt was claimed."""
+    """`job` and `session` are as they were when the attempt was claimed. `delays` are the seconds between two tries to
+    write down what it has come to."""
 
     job: Job
     session: Session
     stop: RunStop
     events: EventLog
     checkpoints: Checkpoints
+    delays: tuple[float, ...]

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 
 from overnight.archive import ArchiveRefused
 from overnight.domain.errors import Refused
@@ -25,32 +26,25 @@ LAST_SECONDS = 10.0
 """For the checkpoint before a job goes back. With the 10 s that an agent may take to stop, a worker has left
 within the 30 s that supervisors grant; what it could not store by then is on this machine only."""
 
-Trouble = (OSError, StorageError, ArchiveRefused, ArchiveConflict, SecretsInArchive)
+Trouble = (OSError, StorageError, ArchiveRefused, ArchiveConflict)
 
 
+@dataclass(slots=True, kw_only=True)
 class Checkpoints:
     """Those of one attempt, one after the other. `seconds` is the pause between two; 0: there are none."""
 
-    def __init__(
-        self,
-        *,
-        store: JobStore,
-        workspaces: Workspaces,
-        clock: Clock,
-        job: Job,
-        session: Session,
-        events: EventLog,
-        seconds: float,
-    ) -> None:
-        self._store = store
-        self._workspaces = workspaces
-        self._clock = clock
-        self._job = job
-        self._session = session
-        self._events = events
-        self._seconds = seconds
-        self._number = 0
-        self._pointed_at = job.checkpoint.archive.name if job.checkpoint else None
+    store: JobStore
+    workspaces: Workspaces
+    clock: Clock
+    job: Job
+    session: Session
+    events: EventLog
+    seconds: float
+    _number: int = 0
+    _pointed_at: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._pointed_at = self.job.checkpoint.archive.name if self.job.checkpoint else None
 
     @contextlib.asynccontextmanager
     async def flowing(self) -> AsyncIterator[None]:
@@ -64,63 +58,63 @@ class Checkpoints:
 
     async def last(self) -> None:
         """Before the job goes back, when every process of the run is dead. Raises Refused."""
-        if not self._seconds:
+        if not self.seconds:
             return
         try:
             async with asyncio.timeout(LAST_SECONDS):
                 await self._make(settled=True)
         except TimeoutError:
             self._tell("timeout")
-        with contextlib.suppress(StorageError):
-            await self._events.flush()
 
     async def drop(self) -> None:
         """The job is over, and its archive holds all of it."""
-        if self._number or self._job.checkpoint:
-            await self._workspaces.drop_checkpoints(self._job)
+        if self._number or self.job.checkpoint:
+            await self.workspaces.drop_checkpoints(self.job)
 
     async def _flow(self) -> None:
-        while self._seconds:
-            await asyncio.sleep(self._seconds)
+        while self.seconds:
+            await asyncio.sleep(self.seconds)
             try:
                 await self._make(settled=False)
             except Refused:
                 return  # The attempt is stale: keeping the lease finds out too, and ends the run.
-            except Exception:
-                # A checkpoint that breaks must not cost the run that it is to protect.
-                log.exception("the checkpoint of job %s broke", self._job.job_id)
-                self._tell("internal")
 
     async def _make(self, *, settled: bool) -> None:
+        """Raises Refused."""
         try:
-            if await self._workspaces.unchanged(self._job):
+            if await self.workspaces.unchanged(self.job):
                 return
             self._number += 1
-            saving = self._workspaces.checkpoint(self._job, self._session, self._number, settled=settled)
+            saving = self.workspaces.checkpoint(self.job, self.session, self._number, settled=settled)
             await self._store_and_point(saving)
-        except Trouble as trouble:
-            log.warning("could not make a checkpoint of job %s", self._job.job_id, exc_info=True)
+        except Refused:
+            raise
+        except Exception as trouble:
+            # Whatever it is: a checkpoint must not cost the run that it is to protect.
+            log.warning("could not make a checkpoint of job %s", self.job.job_id, exc_info=True)
             self._tell(_reason(trouble))
 
     async def _store_and_point(self, saving: Saving) -> None:
         archive = (await saving.store()).archive
-        decide = checkpoint(archive, attempt=self._job.attempt, now=self._clock.now())
+        decide = checkpoint(archive, attempt=self.job.attempt, now=self.clock.now())
         try:
-            await self._events.flush()  # What the run told before comes before this.
-            await self._store.change(self._job.job_id, decide)
+            await self.events.flush()  # What the run told before comes before this.
+            await self.store.change(self.job.job_id, decide)
         except Refused:
-            await self._workspaces.forget(archive.name)
+            await self.workspaces.forget(archive.name)
             raise
         before, self._pointed_at = self._pointed_at, archive.name
         await saving.adopt()
         if before is not None:
-            await self._workspaces.forget(before)
+            await self.workspaces.forget(before)
 
     def _tell(self, reason: str) -> None:
-        self._events.emit("checkpoint.failed", {"reason": reason})
+        self.events.emit("checkpoint.failed", {"reason": reason})
 
 
 def _reason(trouble: Exception) -> str:
     if isinstance(trouble, SecretsInArchive):
         return "secrets"
-    return "too_large" if isinstance(trouble, ArchiveTooLarge) else "storage"
+    if isinstance(trouble, ArchiveTooLarge):
+        return "too_large"
+    return "storage" if isinstance(trouble, Trouble) else "internal"

@@ -1,4 +1,4 @@
-"""The end of an attempt that does not go back to the queue: save, finish, publish, keep.
+"""The end of an attempt that does not go back to the queue: save, finish, keep, publish.
 
 The order is the promise: the archive is in the store before the job has its final status, and the session's
 pointer moves with that status. What comes after it is a convenience, and none of it can fail the job.
@@ -8,9 +8,8 @@ import asyncio
 import logging
 from dataclasses import dataclass, replace
 
-from overnight.domain.archive_names import alias_name, archive_name
-from overnight.domain.errors import JobNotFound, Refused, SessionNotFound, StaleAttempt
-from overnight.domain.job import Job, Session
+from overnight.domain.errors import Refused, StaleAttempt
+from overnight.domain.job import Session
 from overnight.domain.outcome import Ending, Outcome
 from overnight.domain.transitions import finish
 from overnight.flows.attempt import Attempt
@@ -18,13 +17,13 @@ from overnight.flows.bells import ring
 from overnight.flows.judging import failed_as_too_large
 from overnight.flows.lease import StopReason
 from overnight.flows.patience import patiently
+from overnight.flows.publishing import publish
 from overnight.flows.retracting import retract
 from overnight.flows.saving import Saved, Saving, SecretsInArchive
 from overnight.flows.telling import tell_secrets, told_saved
 from overnight.flows.workspace import Workspaces
 from overnight.ports import (
     ArchiveDenied,
-    ArchiveMissing,
     ArchiveTooLarge,
     Clock,
     Entropy,
@@ -34,9 +33,6 @@ from overnight.ports import (
 )
 
 log = logging.getLogger(__name__)
-
-SAVE_DELAYS = (1.0, 2.0, 4.0, 8.0, 15.0)
-"""Seconds between tries to save a workspace. A run is paid for: saving it is tried again, never the run."""
 
 
 class _NotSaved(Exception):
@@ -61,7 +57,6 @@ class Finisher:
     clock: Clock
     entropy: Entropy
     fail_too_large: bool = False
-    save_delays: tuple[float, ...] = SAVE_DELAYS
 
     async def end(self, attempt: Attempt, outcome: Outcome, *, worth_saving: bool) -> Saved | None:
         """Raises Refused if the attempt is stale; then it has left nothing. Raises StorageError, OSError."""
@@ -86,8 +81,11 @@ class Finisher:
                 if not_saved.too_large and self.fail_too_large:
                     outcome = failed_as_too_large(outcome)
         with self.workspaces.settling(attempt.job.session_id):
-            session = await self._finish(attempt.job, outcome, saved)
-            await self._keep(attempt.job, session, saved)
+            session = await self._finish(attempt, outcome, saved)
+            if saved is not None:
+                await self.workspaces.keep(attempt.job, session, saved)
+        if saved is not None:
+            await publish(attempt.job, store=self.store, workspaces=self.workspaces)
         return saved
 
     async def _save(self, attempt: Attempt, saving: Saving) -> Saved:
@@ -105,7 +103,7 @@ class Finisher:
     async def _stored(self, attempt: Attempt, saving: Saving) -> Saved:
         """Tried a bounded number of times. Raises _NotSaved, and StaleAttempt as soon as the lease is lost."""
         job_id = attempt.job.job_id
-        for delay in (*self.save_delays, None):
+        for delay in (*attempt.delays, None):
             if attempt.stop.reason is StopReason.LOST:  # The next attempt may have moved the workspace away.
                 raise StaleAttempt
             try:
@@ -134,11 +132,12 @@ class Finisher:
         place = self.workspaces.place_aside(attempt.job)
         attempt.events.emit("workspace.not_saved", {"kept_in": place.name} | not_saved.told)
         await self._told(attempt)
-        await self.workspaces.set_aside(attempt.job)
+        await patiently(lambda: self.workspaces.set_aside(attempt.job), attempt, trouble=OSError)
 
-    async def _finish(self, job: Job, outcome: Outcome, saved: Saved | None) -> Session:
+    async def _finish(self, attempt: Attempt, outcome: Outcome, saved: Saved | None) -> Session:
         if outcome.ending is Ending.INTERRUPTED:  # It was to go back, but a cancel came in between.
             outcome = replace(outcome, ending=Ending.CANCELLED)
+        job = attempt.job
         decide = finish(
             outcome,
             attempt=job.attempt,
@@ -146,41 +145,13 @@ class Finisher:
             archive=saved.archive if saved else None,
             delivery_id=self.entropy.delivery_id(),
         )
-        change = await patiently(
-            lambda: self.store.change(job.job_id, decide), delays=self.save_delays, job_id=job.job_id
-        )
+        change = await patiently(lambda: self.store.change(job.job_id, decide), attempt)
         await ring(self.queue, change.rings)
-        if saved is not None:
-            await self._publish(job)
         return change.session
 
     async def _told(self, attempt: Attempt) -> None:
         """Write the events, and go on without them in the end: the outcome matters more. Raises Refused."""
         try:
-            await patiently(attempt.events.flush, delays=self.save_delays, job_id=attempt.job.job_id)
+            await patiently(attempt.events.flush, attempt)
         except StorageError:
             log.exception("could not write the last events of job %s", attempt.job.job_id)
-
-    async def _publish(self, job: Job) -> None:
-        """Unless a later job of the session has published meanwhile."""
-        try:
-            current = await self.store.snapshot(job.job_id)
-            if current.session.archive_name == archive_name(job):
-                await self.workspaces.publish(job)
-        except (OSError, StorageError, ArchiveMissing, JobNotFound):
-            # The session's pointer has moved: the alias is a convenience, and the next job publishes it again.
-            log.exception("could not publish the archive of session %s", job.session_id)
-
-    async def _keep(self, job: Job, session: Session, saved: Saved | None) -> None:
-        """Keep the workspace for the session's next job, unless the session is gone: then nothing may stay that its
-        erasure, which was faster, has not seen."""
-        if saved is None:
-            return
-        await self.workspaces.keep(job, session, saved)
-        try:
-            await self.store.session(session.session_id)
-        except SessionNotFound:
-            await self.workspaces.forget_kept(session.session_id)
-            await self.workspaces.forget(alias_name(session.session_id))
-        except StorageError:
-            log.warning("could not look for session %s", session.session_id, exc_info=True)

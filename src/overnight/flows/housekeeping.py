@@ -51,7 +51,13 @@ class Housekeeping:
             try:
                 await self.store.session(session_id)
             except SessionNotFound:
-                await self.kept.delete(session_id)
+                await self._delete_kept(session_id)
+
+    async def _delete_kept(self, session_id: str) -> None:
+        try:
+            await self.kept.delete(session_id)
+        except OSError:
+            log.exception("what is kept of session %s cannot be deleted yet; it is tried again", session_id)
 
     async def _tidy_some_sessions(self) -> None:
         page = await self.index.sessions(limit=SESSIONS_AT_ONCE, before=self.cursor)

@@ -13,10 +13,11 @@ import logging
 from dataclasses import dataclass, field
 
 from overnight.archive import ArchiveRefused, remove_tree
-from overnight.domain.archive_names import alias_name, archive_name
-from overnight.domain.errors import JobNotFound, Refused, SessionNotFound
+from overnight.domain.archive_names import archive_name
+from overnight.domain.errors import JobNotFound, Refused
 from overnight.domain.job import Job, Session, Snapshot
 from overnight.domain.late import saved_late, still_to_save
+from overnight.flows.publishing import publish
 from overnight.flows.retracting import retract
 from overnight.flows.saving import Saved, SecretsInArchive
 from overnight.flows.telling import told_saved
@@ -44,8 +45,11 @@ class LateSaving:
     pauses: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     async def once(self) -> None:
-        for unsaved in await asyncio.to_thread(self.workspaces.unsaved.all):
-            due, pause = self.pauses.get(unsaved.name, (0.0, FIRST_PAUSE))
+        found = await asyncio.to_thread(self.workspaces.unsaved.all)
+        first = (0.0, FIRST_PAUSE)
+        self.pauses = {unsaved.name: self.pauses.get(unsaved.name, first) for unsaved in found}
+        for unsaved in found:
+            due, pause = self.pauses[unsaved.name]
             now = self.clock.now()
             if due <= now:
                 self.pauses[unsaved.name] = (now + pause, min(2 * pause, LONGEST_PAUSE))
@@ -87,18 +91,9 @@ class LateSaving:
             await retract(job, store=self.store, workspaces=self.workspaces)
         elif await self._point(unsaved, job, session, saved):
             await self._settle(unsaved, job, session)
-            await self._publish(job)
+            await publish(job, store=self.store, workspaces=self.workspaces)
         else:
             await self.workspaces.forget(archive_name(job))
-
-    async def _publish(self, job: Job) -> None:
-        """Unless a later job has published. Nothing stays of a session that was erased meanwhile."""
-        try:
-            if (await self.store.snapshot(job.job_id)).session.archive_name == archive_name(job):
-                await self.workspaces.publish(job)
-            await self.store.session(job.session_id)
-        except (JobNotFound, SessionNotFound):
-            await self.workspaces.forget(alias_name(job.session_id))
 
     async def _stored(self, unsaved: Unsaved, job: Job, session: Session) -> Saved | None:
         """None: it may not become the session's archive any more, and the storing was called off."""

@@ -15,20 +15,30 @@ from overnight.ports import Clock, JobStore, StorageError, Wakeups
 log = logging.getLogger(__name__)
 
 
+RENEWALS = 3
+"""In the length of a lease: a worker that lives has renewed its own within a third of it."""
+
+
 class StopReason(StrEnum):
     CANCEL = "cancel"
     TIMEOUT = "timeout"
     SHUTDOWN = "shutdown"
+    UNSURE = "unsure"
+    """The lease is over and the store does not answer: another attempt may have the job by now, and run beside it."""
     LOST = "lost"
-    """Another attempt may have the job: whatever this one did is void."""
+    """The job has moved on: whatever this attempt did is void."""
 
 
 class RunStop:
-    """Tells a run to stop, once; the first reason counts, except that a lost lease overrules every other."""
+    """Tells a run to stop, once; the first reason counts, except that a lost lease overrules every other.
+
+    `worth_waiting`: the store is away and this worker stays, so what the run has come to can wait for the store.
+    """
 
     def __init__(self) -> None:
         self._set = asyncio.Event()
         self.reason: StopReason | None = None
+        self.worth_waiting = False
 
     def set(self, reason: StopReason) -> None:
         if self.reason is None or reason is StopReason.LOST:
@@ -43,14 +53,16 @@ class RunStop:
 
 
 class Holder:
-    """Keeps leases alive for one worker. `lease_seconds` is renewed three times in its length, and while the store does
-    not answer it is asked five times in the time between two renewals."""
+    """Keeps leases alive for one worker. While the store does not answer it is asked five times in the time between two
+    renewals, until it says who has the job."""
 
     def __init__(self, store: JobStore, wakeups: Wakeups, clock: Clock, lease_seconds: float) -> None:
         self._store = store
         self._wakeups = wakeups
         self._clock = clock
         self._lease_seconds = lease_seconds
+        self._pause = lease_seconds / RENEWALS
+        self._margin = lease_seconds - self._pause
 
     @asynccontextmanager
     async def hold(self, job: Job, *, leaving: asyncio.Event) -> AsyncIterator[RunStop]:
@@ -58,7 +70,7 @@ class Holder:
         stop = RunStop()
         async with asyncio.TaskGroup() as tasks:
             watchers = [
-                tasks.create_task(self._renew(job, stop)),
+                tasks.create_task(self._renew(job, stop, leaving)),
                 tasks.create_task(set_after(leaving.wait(), stop, StopReason.SHUTDOWN)),
             ]
             try:
@@ -67,35 +79,39 @@ class Holder:
                 for watcher in watchers:
                     watcher.cancel()
 
-    async def _renew(self, job: Job, stop: RunStop) -> None:
-        attempt = job.attempt
+    async def _renew(self, job: Job, stop: RunStop, leaving: asyncio.Event) -> None:
         until = job.lease.until if job.lease else self._clock.now()
         with self._wakeups.subscribe(f"job:{job.job_id}") as changes:
             while stop.reason is not StopReason.LOST:
-                now = self._clock.now()
-                due = until - self._lease_seconds * 2 / 3
+                now, away = self._clock.now(), False
                 try:
-                    if now >= due:
-                        job = await self._renewed(job.job_id, job.attempt)
-                        until = job.lease.until if job.lease else now
-                    else:
-                        job = (await self._store.snapshot(job.job_id)).job
+                    seen = await self._seen(job, renew_it=now >= until - self._margin)
+                    until = seen.lease.until if seen.lease else until
+                    _heed(seen, job.attempt, stop)
                 except Refused:
                     stop.set(StopReason.LOST)
                 except StorageError:
-                    log.exception("could not renew the lease of job %s", job.job_id)
+                    away = True
+                    if not stop.worth_waiting:  # Said once, and not for as long as the store is away.
+                        log.exception("could not renew the lease of job %s; it is tried again", job.job_id)
                     if now >= until:
-                        stop.set(StopReason.LOST)
-                if job.attempt != attempt or job.status is not Status.PROCESSING:
-                    stop.set(StopReason.LOST)
-                elif job.cancel_requested_at is not None:
-                    stop.set(StopReason.CANCEL)
-                left = until - self._lease_seconds * 2 / 3 - self._clock.now()
-                await changes.wait(max(left, self._lease_seconds / 15))
+                        stop.set(StopReason.UNSURE)
+                stop.worth_waiting = away and not leaving.is_set()
+                left = until - self._margin - self._clock.now()
+                await changes.wait(max(left, self._pause / 5))
 
-    async def _renewed(self, job_id: str, attempt: int) -> Job:
-        decide = renew(attempt=attempt, now=self._clock.now(), lease_seconds=self._lease_seconds)
-        return (await self._store.change(job_id, decide)).job
+    async def _seen(self, job: Job, *, renew_it: bool) -> Job:
+        if not renew_it:
+            return (await self._store.snapshot(job.job_id)).job
+        decide = renew(attempt=job.attempt, now=self._clock.now(), lease_seconds=self._lease_seconds)
+        return (await self._store.change(job.job_id, decide)).job
+
+
+def _heed(seen: Job, attempt: int, stop: RunStop) -> None:
+    if seen.attempt != attempt or seen.status is not Status.PROCESSING:
+        stop.set(StopReason.LOST)
+    elif seen.cancel_requested_at is not None:
+        stop.set(StopReason.CANCEL)
 
 
 async def set_after(signal: Coroutine[Any, Any, Any], stop: RunStop, reason: StopReason) -> None:

@@ -59,7 +59,8 @@ class Notifier:
             for delivery in taken:
                 sending.create_task(self._pay(delivery))
             return 0.0 if taken else await self._until_next()
-        except StorageError:
+        except Exception:
+            # Whatever it is: the notifier must not take down the runs beside it.
             log.exception("could not read the owed deliveries")
             return LONGEST_NAP
 

@@ -9,6 +9,7 @@ If the worker dies after
 """
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass
 
@@ -40,11 +41,12 @@ from overnight.flows.finishing import Finisher
 from overnight.flows.judging import judged
 from overnight.flows.lease import Holder, RunStop, StopReason
 from overnight.flows.limits import LetIn, nobody
-from overnight.flows.patience import patiently
+from overnight.flows.patience import SAVE_DELAYS, patiently
+from overnight.flows.preparing import Prepared, Source
 from overnight.flows.restoring import WorkspaceUnavailable
 from overnight.flows.retention import Retention
 from overnight.flows.telling import told_ready
-from overnight.flows.workspace import Prepared, Source, Workspaces
+from overnight.flows.workspace import Workspaces
 from overnight.ports import (
     Agent,
     Bell,
@@ -89,6 +91,7 @@ class Runner:
     lease_seconds: float
     checkpoint_seconds: float = 0.0
     gather_seconds: float = GATHER_SECONDS
+    save_delays: tuple[float, ...] = SAVE_DELAYS
     archives_are_shared: bool = False
     """Workers on other machines have the same archive store: what goes back to the queue may go on there."""
     let_in: LetIn = nobody
@@ -178,8 +181,8 @@ class Runner:
             if await self._went_back(attempt, outcome, worth_saving=worth_saving):
                 return
             saved = await self.finisher.end(attempt, outcome, worth_saving=worth_saving)
-        await self.workspaces.discard(self.workspaces.until(job), saved=saved is not None)
-        if saved is not None:
+        if saved is not None:  # Else the sweep knows what somebody may yet go on from.
+            await self.workspaces.discard(self.workspaces.until(job), saved=True)
             await attempt.checkpoints.drop()
         await self.retention.tidy(job.session_id)
 
@@ -195,7 +198,14 @@ class Runner:
             events=events,
             seconds=self.checkpoint_seconds,
         )
-        return Attempt(job=job, session=session, stop=stop, events=events, checkpoints=checkpoints)
+        return Attempt(
+            job=job,
+            session=session,
+            stop=stop,
+            events=events,
+            checkpoints=checkpoints,
+            delays=self.save_delays,
+        )
 
     async def _outcome(self, attempt: Attempt) -> tuple[Outcome, bool]:
         """How the attempt ended, and whether its workspace holds anything to save."""
@@ -213,7 +223,7 @@ class Runner:
         """Raises WorkspaceUnavailable, OSError and StorageError before the run, and nothing after."""
         job = attempt.job
         request = await self.store.request(job.job_id)
-        for root in self.workspaces.earlier(job):
+        for root in await self.workspaces.left_to(job, attempt.session):
             await self.agent.reap(root)
         prepared = await self.workspaces.prepare(job, attempt.session, slot.owner)
         attempt.events.emit("workspace.ready", told_ready(prepared))
@@ -239,19 +249,19 @@ class Runner:
 
         Its workspace stays, to go on from here, and is stored if the next attempt may be elsewhere.
         """
-        job, delays = attempt.job, self.finisher.save_delays
-        seen = await patiently(lambda: self.store.snapshot(job.job_id), delays=delays, job_id=job.job_id)
-        current, now = seen.job, self.clock.now()
+        job = attempt.job
+        current = (await patiently(lambda: self.store.snapshot(job.job_id), attempt)).job
+        now = self.clock.now()
         at = returns_at(current, outcome, policy=self.policy, now=now, chance=self.entropy.chance())
         if at is None:
             return False
         if worth_saving and self.archives_are_shared:
             await attempt.checkpoints.last()
+        with contextlib.suppress(StorageError):  # What was told while the store was away.
+            await attempt.events.flush()
         decide = requeue(outcome, attempt=job.attempt, now=now, at=at)
         try:
-            change = await patiently(
-                lambda: self.store.change(job.job_id, decide), delays=delays, job_id=job.job_id
-            )
+            change = await patiently(lambda: self.store.change(job.job_id, decide), attempt)
         except CancelRequested:
             return False
         await ring(self.queue, change.rings)

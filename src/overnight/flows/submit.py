@@ -1,15 +1,11 @@
 """Taking a job: written down first, then the bell rings."""
 
-import logging
-
 from overnight.domain import transitions
 from overnight.domain.job import JobRequest
 from overnight.domain.keys import Caller
 from overnight.domain.standing import room_to_wait
 from overnight.flows.bells import ring
 from overnight.ports import Clock, Created, Entropy, Idempotency, JobStore, Queue
-
-log = logging.getLogger(__name__)
 
 
 async def submit(
@@ -40,8 +36,5 @@ async def submit(
     )
     check = room_to_wait(caller.limits, max_queued_by_all=max_queued_by_all, now=now)
     created = await store.create(session, request, admit, idempotency, check=check)
-    try:
-        await ring(queue, created.change.rings)
-    except Exception:  # whatever it is: the job is accepted, and the sweep rings lost bells again
-        log.exception("could not ring for job %s", created.change.job.job_id)
+    await ring(queue, created.change.rings)
     return created

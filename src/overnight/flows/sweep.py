@@ -2,16 +2,18 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
 
-from overnight.domain.errors import ErrorCode, JobNotFound, Refused
+from overnight.domain.errors import JobNotFound, Refused
 from overnight.domain.job import Job, Lease, Status
 from overnight.domain.retry import RetryPolicy
 from overnight.domain.transitions import lapse
 from overnight.flows.bells import ring
+from overnight.flows.lease import RENEWALS
 from overnight.flows.limits import LetIn, nobody
 from overnight.flows.workspace import Workspaces
 from overnight.ports import Agent, Clock, Entropy, JobIndex, JobStore, Queue, Roster
@@ -21,11 +23,16 @@ log = logging.getLogger(__name__)
 BELLS_AT_ONCE = 200
 
 
+def sights_of(lease_seconds: float, *, pause_seconds: float) -> int:
+    """How many sweeps in a row, so far apart, must find a lease lapsed: its worker could have renewed it by then."""
+    return 1 + math.ceil(lease_seconds / RENEWALS / pause_seconds)
+
+
 class Left(Enum):
     """What directories of a job are that attempts left behind."""
 
     NEEDED = auto()
-    """The next attempt goes on from them."""
+    """The next attempt goes on from them, or the last one is not done with them."""
     SAVED = auto()
     """Nothing of them is needed: an archive has it, or their session is gone."""
     NOT_SAVED = auto()
@@ -44,9 +51,10 @@ class Sweep:
     entropy: Entropy
     policy: RetryPolicy
     let_in: LetIn = nobody
-    suspects: dict[str, Lease] = field(default_factory=dict)
-    """Leases that had lapsed at the last sweep. A machine that wakes from sleep finds all of them lapsed, its
-    own included; only one that its worker has not renewed by the next sweep is lost."""
+    sights: int = 2
+    suspects: dict[tuple[str, Lease], int] = field(default_factory=dict)
+    """How many sweeps in a row have found a job's lease lapsed. A machine that wakes from sleep, or whose store was
+    away, finds all of them lapsed, its own included; lost is one that is not renewed within `sights`."""
 
     async def once(self) -> None:
         await self._take_back_lost_jobs()
@@ -55,15 +63,16 @@ class Sweep:
         await self.workspaces.evict(now=self.clock.now())
 
     async def _take_back_lost_jobs(self) -> None:
-        lapsed: dict[str, Lease] = {}
+        lapsed: dict[tuple[str, Lease], int] = {}
         for job in await self.index.running():
             if job.lease is None:
                 continue
             if await asyncio.to_thread(self.roster.is_dead, job.lease.worker):
                 await self._take_back(job, dead=True)
             elif job.lease.until <= self.clock.now():
-                lapsed[job.job_id] = job.lease
-                if self.suspects.get(job.job_id) == job.lease:
+                suspect = job.job_id, job.lease
+                lapsed[suspect] = self.suspects.get(suspect, 0) + 1
+                if lapsed[suspect] >= self.sights:
                     await self._take_back(job, dead=False)
         self.suspects.clear()
         self.suspects.update(lapsed)
@@ -84,7 +93,7 @@ class Sweep:
         if change.job.attempt == job.attempt and change.job.status is Status.PROCESSING:
             return
         log.warning("worker of job %s (attempt %d) is lost", job.job_id, job.attempt)
-        await self.agent.reap(self.workspaces.root(job.job_id, job.attempt))
+        await self._reaped([self.workspaces.root(job.job_id, job.attempt)])
         await ring(self.queue, change.rings)
         await self.let_in(job.owner)
 
@@ -99,19 +108,31 @@ class Sweep:
         """Delete directories that no attempt will go on from, after killing what may still run in them."""
         for job_id, roots in (await asyncio.to_thread(self.workspaces.leftovers)).items():
             left = await self._what_is_left(job_id, roots)
-            if left is not Left.NEEDED:
-                for root in roots:
-                    await self.agent.reap(root)
+            if left is not Left.NEEDED and await self._reaped(roots):
                 await self.workspaces.discard(roots, saved=left is Left.SAVED)
+
+    async def _reaped(self, roots: Sequence[Path]) -> bool:
+        """Whether nothing runs in them any more. What cannot be ended holds up nothing else; whoever wants to use the
+        directory tries again."""
+        try:
+            for root in roots:
+                await self.agent.reap(root)
+        except OSError:
+            log.exception("what an attempt left running cannot be ended")
+            return False
+        return True
 
     async def _what_is_left(self, job_id: str, roots: Sequence[Path]) -> Left:
         try:
-            job = (await self.store.snapshot(job_id)).job
+            seen = await self.store.snapshot(job_id)
         except JobNotFound:
             return Left.SAVED  # Its session is gone.
-        # A dead letter whose workers died was never saved: its directory is what a resend goes on from.
-        lost = job.error is not None and job.error.code is ErrorCode.WORKER_LOST
-        if lost or not job.status.final:
+        job = seen.job
+        if not job.status.final or self.workspaces.is_settling(seen.session):
+            return Left.NEEDED
+        # A dead letter that was not saved is sent again in what it left, unless other jobs have run in between.
+        unsaved = job.status is Status.FAILED and job.archive is None
+        if unsaved and await asyncio.to_thread(self.workspaces.go_on_in, roots, seen.session):
             return Left.NEEDED
         # The archive holds it if the last attempt was here: one elsewhere may not have known what was left here.
         last_was_here = self.workspaces.root(job_id, job.attempt) in roots

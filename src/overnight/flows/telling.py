@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from overnight.archive import Scan
 from overnight.flows.event_log import EventLog
+from overnight.flows.preparing import Prepared
 from overnight.flows.saving import Saved
-from overnight.flows.workspace import Prepared
 
 
 def told_ready(prepared: Prepared) -> Mapping[str, object]:

@@ -11,14 +11,14 @@ import contextlib
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from overnight.domain.ids import InvalidId, parse_uuid
 from overnight.domain.job import Job, Session
-from overnight.flows.places import Baseline, fresh_home
+from overnight.flows.places import Baseline, delete, fresh_home
 
 MARK = "aside"
 """In the root of a tree that was taken from here: the name that it had."""
@@ -100,6 +100,18 @@ class UnsavedWorkspaces:
         (root / MARK).unlink(missing_ok=True)
         root.rename(place)
 
+    def taken(self, runs: Path, session: Session) -> list[Path]:
+        """Directories below `runs` that were taken from here, and still follow the session's archive."""
+        return [root for root in runs.glob("[!.]*") if self._was_taken(root, session)]
+
+    def _was_taken(self, root: Path, session: Session) -> bool:
+        try:
+            name = (root / MARK).read_text()
+        except OSError:
+            return False
+        of_session = name.startswith(f"{session.session_id}.")
+        return of_session and Baseline(root).is_known_to_begin_from(session.archive_name)
+
     def put_back(self, root: Path) -> bool:
         """If the tree was taken from here, and what it became is in no archive, it must not be deleted."""
         try:
@@ -110,6 +122,15 @@ class UnsavedWorkspaces:
         except OSError:
             log.exception("%s cannot be put back below %s", root, self.directory)
         return True
+
+    def clear(self, roots: Iterable[Path], *, saved: bool = False) -> None:
+        """Delete directories of attempts. One that was taken from here goes back, if what it became was not `saved`."""
+        for root in roots:
+            half_deleted = root.name.startswith(".")
+            if saved or half_deleted or not self.put_back(root):
+                # A sweep may be at the same tree; the next one finds what is left.
+                with contextlib.suppress(OSError):
+                    delete(root)
 
     def all(self) -> list[Unsaved]:
         return list(self._found("*.*.*"))

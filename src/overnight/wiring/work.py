@@ -20,7 +20,7 @@ from overnight.flows.limits import BOOKS_SECONDS, LetIn, let_in
 from overnight.flows.notify import Notifier
 from overnight.flows.retention import Retention
 from overnight.flows.run_job import Runner
-from overnight.flows.sweep import Sweep
+from overnight.flows.sweep import Sweep, sights_of
 from overnight.flows.workspace import Workspaces
 from overnight.wiring.archives import chosen_archives
 from overnight.wiring.base import Base
@@ -35,7 +35,6 @@ Chore = tuple[float, Callable[[], Awaitable[None]], str]
 """What is done again and again: the pause in seconds, the act, and what the log calls it."""
 
 LONGEST_SWEEP_PAUSE = 1.0
-"""A lapsed lease is seen by one sweep and taken back by the next: a lost job runs again two seconds later."""
 EDGE_SWEEP_PAUSE = 30.0
 """A worker of an edge has only its own leftovers to clear; lost jobs are the ledger's alarm's."""
 EDGE_BOOKS_PAUSE = 10.0
@@ -58,7 +57,7 @@ async def working(
         if base.refused is not None:
             daemons.append(tasks.create_task(_stop_on_refusal(base.refused, running)))
         for seconds, act, what in _chores(base, agent, workspaces):
-            tasks.create_task(every(seconds, act, what=what, leaving=leaving))
+            daemons.append(tasks.create_task(every(seconds, act, what=what, leaving=leaving)))
         late = LateSaving(store=base.store, workspaces=workspaces, clock=base.clock)
         saving = every(
             HOUSEKEEPING_PAUSE, late.once, what="the saving of what was set aside", leaving=leaving
@@ -80,7 +79,7 @@ def _chores(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Iterator[
     sweep_pause, books_pause = min(base.settings.lease_seconds / 3, LONGEST_SWEEP_PAUSE), BOOKS_SECONDS
     if base.database is None:
         sweep_pause, books_pause = EDGE_SWEEP_PAUSE, EDGE_BOOKS_PAUSE
-    yield sweep_pause, _sweep(base, agent, workspaces).once, "the sweep"
+    yield sweep_pause, _sweep(base, agent, workspaces, sweep_pause).once, "the sweep"
     yield books_pause, base.budgets.refresh, "the reading of the books"
     yield CACHE_SECONDS, base.keys.refresh, "the reading of the keys"
     has_list = base.database is not None
@@ -164,7 +163,7 @@ def _letting_in(base: Base) -> LetIn:
     return partial(let_in, owners=base.owners, store=base.store, queue=base.queue, clock=base.clock)
 
 
-def _sweep(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Sweep:
+def _sweep(base: Base, agent: ClaudeAgent, workspaces: Workspaces, pause_seconds: float) -> Sweep:
     return Sweep(
         store=base.store,
         index=base.index,
@@ -176,6 +175,7 @@ def _sweep(base: Base, agent: ClaudeAgent, workspaces: Workspaces) -> Sweep:
         entropy=base.entropy,
         policy=base.settings.retry_policy,
         let_in=_letting_in(base),
+        sights=sights_of(base.settings.lease_seconds, pause_seconds=pause_seconds),
     )
 
 
