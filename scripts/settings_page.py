@@ -1,6 +1,7 @@
 """Writes docs/settings.md from the settings themselves: `python scripts/settings_page.py > docs/settings.md`."""
 
 import inspect
+from typing import Literal, get_args, get_origin
 
 from overnight.settings import Settings, variable
 
@@ -15,15 +16,24 @@ def shown(value: object) -> str:
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
+def choices(annotation: object) -> str:
+    """What a setting may be, if that is a closed list."""
+    if get_origin(annotation) is not Literal:
+        return ""
+    return " One of " + ", ".join(f"`{value}`" for value in get_args(annotation)) + "."
+
+
 print("# Settings\n")
 print(
     "All are environment variables; a command's own options are stronger. Durations are in seconds, sizes in bytes.\n"
-    "An empty variable is like none where there is no default."
+    "A variable that is empty counts as unset where there is no default."
 )
 print("This page is made by `scripts/settings_page.py`, and a test keeps it complete.\n")
 for group in Settings.__bases__:
     print(f"## {inspect.cleandoc(group.__doc__ or '')}\n")
     print("| variable | default | what it does |\n|---|---|---|")
     for name, field in group.model_fields.items():
-        print(f"| `{variable(name)}` | {shown(field.default)} | {field.description} |")
+        print(
+            f"| `{variable(name)}` | {shown(field.default)} | {field.description}{choices(field.annotation)} |"
+        )
     print()
