@@ -149,7 +149,7 @@ def test_what_the_readme_removes_leaves_nothing(reader: Reader) -> None:
 
 def test_the_receiver_of_webhooks_receives_one(clone: Reader) -> None:
     page = (ROOT / "docs" / "webhooks.md").read_text(encoding="utf-8")
-    tested = dict(re.findall(r"^<!-- tested: (.+) -->\n```\w+\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    tested = dict(re.findall(r"^<!-- tested: (\S+) -->\n```\w+\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
     port = str(free_port())
     program = f"{tested['verify-by-hand']}\n\n{tested['receiver']}".replace("9000", port)
     (clone.directory / "receiver.py").write_text(program)

@@ -14,6 +14,7 @@ from overnight.cli.cloudflare_app import cloudflare_app
 from overnight.cli.exits import Exit, finish
 from overnight.cli.keys_app import keys_app
 from overnight.cli.loading import load_settings as _settings
+from overnight.domain.job import Status
 
 app = typer.Typer(
     help="Runs Claude Code in the background: a durable queue, a sandbox, sessions kept as zips.",
@@ -149,7 +150,7 @@ def status(job: JobId, json: AsJson = False, url: Url = None, data: Data = None)
 @app.command()
 def jobs(
     status: Annotated[
-        list[str] | None, typer.Option(help="Only jobs of this status; may be given again.")
+        list[Status] | None, typer.Option(help="Only jobs of this status; may be given again.")
     ] = None,
     session: Annotated[str | None, typer.Option(help="Only jobs of this session.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
