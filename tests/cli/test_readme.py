@@ -169,6 +169,7 @@ def test_the_receiver_of_webhooks_receives_one(clone: Reader) -> None:
 
 
 def test_the_quickstart_is_true(reader: Reader) -> None:
+    said = ""
     for language, text in blocks("docs/quickstart.md"):
         said = reader.types(language, text)
         if "overnight run" in text:
