@@ -38,6 +38,7 @@ bench: dev  ## Measure the HTTP hot path; see bench/README.md
 
 docs: dev  ## Write the pages that are made from the code
 	$(BIN)/python scripts/settings_page.py > docs/settings.md
+	$(BIN)/python scripts/decisions_page.py > docs/decisions/README.md
 
 lock:  ## Write the lock files anew (needs uv)
 	uv pip compile -q --universal --generate-hashes --no-annotate --no-header --python-version 3.11 pyproject.toml -o requirements.lock

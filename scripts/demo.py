@@ -122,9 +122,12 @@ def explain(session_id: str, archive: Path, url: str) -> None:
         for entry in opened.infolist():
             print(f"    {entry.file_size:>8}  {entry.filename}")
     say("The same by hand:")
-    print("  .venv/bin/overnight serve --rehearsal        # or with ANTHROPIC_API_KEY set: overnight serve")
-    print(f'  .venv/bin/overnight run "{FIRST}"')
-    print(f'  .venv/bin/overnight run --session SESSION "{SECOND}"')
+    print("  . .venv/bin/activate                # in every terminal")
+    print(
+        "  overnight serve --rehearsal         # for the real model: set ANTHROPIC_API_KEY, leave --rehearsal out"
+    )
+    print(f'  overnight run "{FIRST}"')
+    print(f'  overnight run --session SESSION "{SECOND}"')
     say("or by HTTP (the README goes on from here):")
     print("  curl -s http://127.0.0.1:8080/execute -H 'Content-Type: application/json' \\")
     print(f"""       -d '{{"prompt": "{FIRST}"}}'""")

@@ -37,7 +37,7 @@ def taken(rule: Mapping[str, Any]) -> str:
 print("# Settings\n")
 print(
     "All are environment variables; a command's own options are stronger. Durations are in seconds, sizes in bytes.\n"
-    "An empty variable is like none where there is no default."
+    "A variable that is empty counts as unset where there is no default."
 )
 print("This page is made by `scripts/settings_page.py`, and a test keeps it true.\n")
 rules = Settings.model_json_schema(by_alias=False)["properties"]

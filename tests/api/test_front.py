@@ -1,15 +1,19 @@
 """What holds for every answer, and the calls about the service itself."""
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import schemathesis
 
 from overnight.api import Readiness
 from overnight.api.operations import OPERATIONS
 from overnight.api.problems import KINDS, Code
+from overnight.api.views import JobView
 
 HTTP_PAGE = Path(__file__).parents[2] / "docs" / "http.md"
 
@@ -152,6 +156,10 @@ class TestReference:
         assert set(KINDS) == set(Code)
         for code, kind in KINDS.items():
             assert f"| {kind.status} | `{code}` |" in page, code
+
+    def test_the_example_of_a_job_has_the_fields_of_a_job(self) -> None:
+        [example] = re.findall(r"```json\n(\{\n.*?\n\})\n```", HTTP_PAGE.read_text(), re.DOTALL)
+        assert list(json.loads(example)) == [field.encode_name for field in msgspec.structs.fields(JobView)]
 
     def test_every_call_is_in_the_handbook(self) -> None:
         page = HTTP_PAGE.read_text()

@@ -195,6 +195,13 @@ def test_a_session_can_start_from_a_zip(overnight: Any, tmp_path: Path) -> None:
     (tmp_path / "not.zip").write_text("not a zip")
     bad = overnight("sessions", "upload", str(uuid.uuid4()), str(tmp_path / "not.zip"))
     assert (bad.exit_code, "archive_refused" in bad.stderr) == (4, True)
+    unnamed = overnight("sessions", "upload", "mine", str(tmp_path / "mine.zip"))
+    assert (unnamed.exit_code, "an id is a lower-case UUID" in unnamed.stderr) == (2, True)
+
+
+def test_a_status_that_there_is_not_is_told_with_those_there_are(overnight: Any) -> None:
+    done = overnight("jobs", "--status", "done")
+    assert (done.exit_code, "'cancelled'" in done.stderr) == (2, True)
 
 
 def test_erasing_a_session_asks_first(overnight: Any) -> None:

@@ -52,10 +52,13 @@ def test_every_exit_status_is_explained() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help(overnight: Any, name: str) -> None:
+def test_every_command_has_help_and_shows_all_of_it(overnight: Any, name: str) -> None:
     done = overnight(*name.split()[1:], "--help")
     assert done.exit_code == 0
     assert "Usage: " in done.stdout
+    shown = "".join(done.stdout.split())
+    for option in COMMANDS[name].params:
+        assert "".join((option.help or "").split()) in shown, option.name
 
 
 def test_version(overnight: Any) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import select
 import socket
 import subprocess
 import sys
@@ -17,7 +18,8 @@ pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-SERVE = ".venv/bin/overnight serve --rehearsal\n"
+SERVE = "overnight serve --rehearsal"
+REMOVE = "rm -rf ~/.local/share/overnight"
 SECONDS = 120
 
 
@@ -34,10 +36,12 @@ class Reader:
     directory: Path
     port: int
     known: dict[str, str] = field(default_factory=dict)
+    service: subprocess.Popen[str] | None = None
 
     def environment(self) -> dict[str, str]:
-        mine = {"OVERNIGHT_PORT": str(self.port), "OVERNIGHT_DATA": str(self.directory / "data")}
-        return {"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(self.directory), **mine, **self.known}
+        path = f"{self.directory / '.venv' / 'bin'}:{os.environ['PATH']}"  # as after `activate`
+        mine = {"PATH": path, "HOME": str(self.directory), "OVERNIGHT_PORT": str(self.port)}
+        return mine | self.known
 
     def types(self, language: str, text: str) -> str:
         """What came of it; the ids of a first answer are kept as `$JOB` and `$SESSION`."""
@@ -55,9 +59,9 @@ class Reader:
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def start(self) -> subprocess.Popen[str]:
-        """The service that the page says to start."""
-        command = SERVE.replace(".venv/bin/overnight", str(BIN / "overnight")).split()
+    def start(self, line: str = SERVE) -> None:
+        """The service that a page says to start, until it is ready."""
+        command = ["bash", "-c", f"exec env {line}"]
         with (self.directory / "stderr.log").open("wb") as log:
             process = subprocess.Popen(
                 command,
@@ -70,8 +74,16 @@ class Reader:
         assert process.stdout is not None
         for line in process.stdout:
             if line == f"overnight is ready at http://127.0.0.1:{self.port}\n":
-                return process
+                self.service = process
+                return
         raise AssertionError((self.directory / "stderr.log").read_text())
+
+    def stop(self) -> None:
+        if self.service is not None:
+            self.service.terminate()
+            assert self.service.wait(60) == 0
+            self.service.communicate()
+            self.service = None
 
 
 def free_port() -> int:
@@ -80,21 +92,25 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def reader(tmp_path: Path) -> Iterator[Reader]:
+def clone(tmp_path: Path) -> Iterator[Reader]:
+    """A reader who has started nothing yet."""
     for name in ("Makefile", "scripts", "src", "pyproject.toml", "requirements.lock"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / ".venv").symlink_to(BIN.parent)
     reader = Reader(tmp_path, free_port())
-    service = reader.start()
     yield reader
-    service.terminate()
-    assert service.wait(60) == 0
-    service.communicate()
+    reader.stop()
+
+
+@pytest.fixture
+def reader(clone: Reader) -> Reader:
+    clone.start()
+    return clone
 
 
 def submitted(reader: Reader) -> dict[str, Any]:
     """The newest job."""
-    return dict(json.loads(reader.types("sh", ".venv/bin/overnight jobs --limit 1 --json"))[0])
+    return dict(json.loads(reader.types("sh", "overnight jobs --limit 1 --json"))[0])
 
 
 def test_the_readme_is_true(reader: Reader) -> None:
@@ -105,7 +121,7 @@ def test_the_readme_is_true(reader: Reader) -> None:
             assert list(answer) == list(json.loads(text))
             assert answer["status"] == json.loads(text)["status"]
             reader.known = {"JOB": answer["job_id"], "SESSION": answer["session_id"]}
-        elif text != SERVE:
+        elif SERVE not in text and REMOVE not in text:
             said.append(reader.types(language, text))
     demo, _, watched, python, shell = said
     assert "Everything above is true: it was checked." in demo
@@ -119,18 +135,47 @@ def test_the_readme_is_true(reader: Reader) -> None:
     assert (reader.directory / ".demo" / "archives").is_dir()
 
 
+def test_what_the_readme_removes_leaves_nothing(reader: Reader) -> None:
+    [removal] = [text for _, text in blocks("README.md") if REMOVE in text]
+    reader.types("sh", 'overnight run "Say hello."')
+    reader.stop()
+    data = reader.directory / ".local" / "share" / "overnight"
+    assert (data / "overnight.db").is_file()
+    reader.types("sh", removal)
+    assert not data.exists()
+    made = {path.name for path in reader.directory.iterdir() if not path.is_symlink()}
+    assert made == {".local", "stderr.log"}
+
+
+def test_the_receiver_of_webhooks_receives_one(clone: Reader) -> None:
+    page = (ROOT / "docs" / "webhooks.md").read_text(encoding="utf-8")
+    tested = dict(re.findall(r"^<!-- tested: (\S+) -->\n```\w+\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    port = str(free_port())
+    program = f"{tested['verify-by-hand']}\n\n{tested['receiver']}".replace("9000", port)
+    (clone.directory / "receiver.py").write_text(program)
+    serve, receive, run = tested["local"].replace("9000", port).splitlines()
+    clone.start(serve)
+    with subprocess.Popen(
+        receive.split(), cwd=clone.directory, env=clone.environment(), stdout=subprocess.PIPE
+    ) as receiver:
+        try:
+            clone.types("sh", run)
+            assert receiver.stdout is not None
+            assert select.select([receiver.stdout], [], [], SECONDS)[0], "no webhook came"
+            told = json.loads(receiver.stdout.readline())
+        finally:
+            receiver.kill()
+    assert (told["type"], told["job_id"]) == ("job.completed", submitted(clone)["job_id"])
+
+
 def test_the_quickstart_is_true(reader: Reader) -> None:
+    said = ""
     for language, text in blocks("docs/quickstart.md"):
-        if text != SERVE:
-            reader.types(language, text)
+        said = reader.types(language, text)
         if "overnight run" in text:
             reader.known = {"SESSION": submitted(reader)["session_id"]}
+    assert "✓ completed" in said
     assert submitted(reader)["status"] == "completed"
     assert (reader.directory / "session.zip").stat().st_size > 0
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md", "docs/cli.md"])
-def test_links_lead_somewhere(page: str) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#]+)", text):
-        assert ((ROOT / page).parent / target).exists(), target
+    listed = reader.types("sh", "overnight sessions download $SESSION -o mine.zip; unzip -l mine.zip")
+    assert "answer.py" in listed

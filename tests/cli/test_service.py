@@ -71,6 +71,21 @@ def test_without_a_service_run_starts_one_for_the_call_and_reading_runs_nothing(
     assert saved.stat().st_size > 0
 
 
+def test_without_a_service_and_a_key_nothing_is_submitted(environment: dict[str, str]) -> None:
+    keyless = {**environment, "OVERNIGHT_REHEARSAL": "0"}
+    done = call(keyless, "run", "hello")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "ANTHROPIC_API_KEY is not set" in done.stderr
+    assert call(keyless, "jobs").stdout == "no jobs\n"
+
+
+def test_a_taken_port_is_told_in_words(environment: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = call(environment, "serve", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 1
+    assert "Address already in use. Nothing was changed. If the port is taken" in done.stderr
+
+
 def test_ctrl_c_with_a_service_of_its_own_hands_the_job_back_and_a_later_one_goes_on(
     environment: dict[str, str], tmp_path: Path
 ) -> None:

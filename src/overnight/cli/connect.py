@@ -76,6 +76,12 @@ async def connected(
             f"no service is running on {settings.data}. Nothing was submitted. Start one with "
             "`overnight serve` (it keeps running), or leave out --detach."
         )
+    if service is None and works and settings.lacks_key:
+        raise Unable(
+            "ANTHROPIC_API_KEY is not set: without a key every job fails. Nothing was done. Set it, or try without "
+            "one, free of charge: OVERNIGHT_REHEARSAL=1, or `overnight serve --rehearsal` in another terminal.",
+            Exit.USAGE,
+        )
     if service is None:
         async with _started(settings, works=works) as service, _client(service, settings) as client:
             yield Connected(client, service, _options(settings))

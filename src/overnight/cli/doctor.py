@@ -154,7 +154,8 @@ async def key(settings: Settings) -> Check:
         "API key",
         given is not None,
         "present" if given else "missing",
-        "Set ANTHROPIC_API_KEY, or try without one: overnight serve --rehearsal.",
+        "Set ANTHROPIC_API_KEY. A rehearsal needs none: overnight serve --rehearsal; to check for one, set "
+        "OVERNIGHT_REHEARSAL=1.",
     )
 
 

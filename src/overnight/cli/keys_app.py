@@ -11,11 +11,16 @@ from overnight.cli.exits import finish
 from overnight.cli.loading import load_settings
 from overnight.domain.keys import DEFAULT_MAX_QUEUED, DEFAULT_REQUESTS_PER_MINUTE, KeyLimits, Scope
 
-keys_app = typer.Typer(
-    help="API keys of the service on this data directory; it may run meanwhile.", no_args_is_help=True
-)
+keys_app = typer.Typer(help="API keys of the service on this data directory.", no_args_is_help=True)
 
-Data = Annotated[Path | None, typer.Option("--data", help="Directory that everything is kept in.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Directory that everything is kept in [default: ~/.local/share/overnight].",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="Id of the key, `ovn_...`.", show_default=False)]
 
@@ -29,20 +34,29 @@ def create(
     owner: Annotated[
         str | None, typer.Option(help="Whose jobs it sends and sees [default: its own id].")
     ] = None,
-    expires_in_days: Annotated[float | None, typer.Option(min=0, help="When it ends.")] = None,
+    expires_in_days: Annotated[
+        float | None, typer.Option(min=0, help="When it ends [default: never].")
+    ] = None,
     requests_per_minute: Annotated[
-        int, typer.Option(min=1, help="Requests that change something.")
+        int, typer.Option(min=1, help="Most requests a minute that change something.")
     ] = DEFAULT_REQUESTS_PER_MINUTE,
     max_queued: Annotated[
         int, typer.Option(min=0, help="Most waiting jobs of the owner.")
     ] = DEFAULT_MAX_QUEUED,
-    max_running: Annotated[int | None, typer.Option(min=1, help="Most running jobs of the owner.")] = None,
+    max_running: Annotated[
+        int | None, typer.Option(min=1, help="Most running jobs of the owner [default: any number].")
+    ] = None,
     daily_budget_usd: Annotated[
-        float | None, typer.Option(min=0, help="Most that the owner's jobs may cost in a UTC day.")
+        float | None,
+        typer.Option(
+            min=0, help="Most that the owner's jobs may cost in a UTC day, in US dollars [default: any]."
+        ),
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="A model it may use, the first for jobs that name none; may be given again."),
+        typer.Option(
+            help="A model it may use, the first for jobs that name none; may be given again [default: all]."
+        ),
     ] = None,
     json: AsJson = False,
     data: Data = None,

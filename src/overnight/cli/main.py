@@ -14,10 +14,14 @@ from overnight.cli.cloudflare_app import cloudflare_app
 from overnight.cli.exits import Exit, finish
 from overnight.cli.keys_app import keys_app
 from overnight.cli.loading import load_settings as _settings
+from overnight.domain.job import Status
 
 app = typer.Typer(
     help="Runs Claude Code in the background: a durable queue, a sandbox, sessions kept as zips.",
+    epilog="First steps: `overnight serve --rehearsal` (free: no model is called), then in another terminal "
+    '`overnight run "PROMPT"`. Without a service, `run` starts one for the call.',
     no_args_is_help=True,
+    rich_markup_mode=None,  # markup would swallow what stands in brackets: the defaults
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -30,9 +34,16 @@ app.add_typer(cloudflare_app, name="cloudflare")
 Url = Annotated[
     str | None, typer.Option("--url", help="The service to talk to; by default the one on this machine.")
 ]
-Data = Annotated[Path | None, typer.Option("--data", help="Directory that everything is kept in.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Directory that everything is kept in [default: ~/.local/share/overnight].",
+        metavar="DIR",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-Concurrency = Annotated[int | None, typer.Option("--concurrency", min=1, help="Runs at once.")]
+Concurrency = Annotated[int | None, typer.Option("--concurrency", min=1, help="Runs at once [default: 2].")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.", show_default=False)]
 SessionId = Annotated[str, typer.Argument(metavar="ID", help="Id of the session.", show_default=False)]
 
@@ -51,7 +62,8 @@ def main() -> None:
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1].")] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="0 takes a free one [default: 8080].")
+        int | None,
+        typer.Option(min=0, max=65535, help="Port of the API; 0 takes a free one [default: 8080]."),
     ] = None,
     data: Data = None,
     rehearsal: Annotated[
@@ -60,7 +72,10 @@ def serve(
     ] = False,
     concurrency: Concurrency = None,
 ) -> None:
-    """Run the service: the HTTP API and a worker, until SIGTERM or Ctrl-C."""
+    """Run the service: HTTP API and worker, until Ctrl-C or SIGTERM.
+
+    Running jobs are then saved, and go on at the next start.
+    """
     settings = _settings(
         host=host, port=port, data=data, rehearsal=rehearsal or None, concurrency=concurrency
     )
@@ -86,9 +101,16 @@ def run(
     json: AsJson = False,
     model: Annotated[str | None, typer.Option(help="Model to use.")] = None,
     max_turns: Annotated[int | None, typer.Option(min=1, help="Most turns of the agent.")] = None,
-    max_budget_usd: Annotated[float | None, typer.Option(min=0, help="Most that the job may cost.")] = None,
-    timeout: Annotated[float | None, typer.Option(min=0, help="Most seconds that the job may run.")] = None,
-    callback_url: Annotated[str | None, typer.Option(help="Told when the job has ended.")] = None,
+    max_budget_usd: Annotated[
+        float | None, typer.Option(min=0, help="Most that the job may cost, in US dollars.")
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=0, help="Most seconds that one attempt may run [default: the service's cap]."),
+    ] = None,
+    callback_url: Annotated[
+        str | None, typer.Option(help="Address that gets a signed webhook when the job has ended.")
+    ] = None,
     file: Annotated[
         str | None, typer.Option(help="Read the prompt from a file; - is standard input.")
     ] = None,
@@ -128,7 +150,7 @@ def status(job: JobId, json: AsJson = False, url: Url = None, data: Data = None)
 @app.command()
 def jobs(
     status: Annotated[
-        list[str] | None, typer.Option(help="Only jobs of this status; may be given again.")
+        list[Status] | None, typer.Option(help="Only jobs of this status; may be given again.")
     ] = None,
     session: Annotated[str | None, typer.Option(help="Only jobs of this session.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
@@ -248,7 +270,7 @@ def sessions_rm(
 @app.command()
 def rehearsal(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8099,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of it; 0 takes a free one.")] = 8099,
 ) -> None:
     """Serve the stand-in for Anthropic's API on its own."""
     from overnight.cli import serve

@@ -8,6 +8,7 @@ from overnight.cli.connect import connected
 from overnight.cli.exits import Exit, Unable
 from overnight.cli.show import as_json, session_page, session_table
 from overnight.cli.text import size, visible
+from overnight.domain.ids import InvalidId, parse_uuid
 from overnight.settings import Settings
 
 
@@ -39,7 +40,11 @@ async def download(settings: Settings, session_id: str, output: Path | None) -> 
     return Exit.OK
 
 
-async def upload(settings: Settings, file: Path, session_id: str | None) -> Exit:
+async def upload(settings: Settings, file: Path, session_id: str) -> Exit:
+    try:
+        parse_uuid(session_id)
+    except InvalidId as error:
+        raise Unable(f"{error}; `uuidgen` makes one. Nothing was sent.", Exit.USAGE) from None
     async with connected(settings) as link:
         session = await link.client.upload_archive(file, session_id)
     typer.echo(f"session {session.session_id} starts from {visible(str(file))}")

@@ -1,5 +1,6 @@
 """Why a service or a worker could not start, in words."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,6 +33,7 @@ def _of_the_system(error: OSError, settings: Settings) -> str:
     remedy = (
         "Check that you may write there, or name another directory with --data."
         if error.filename
-        else "If the port is taken, name another with --port (0 takes a free one)."
+        else "If the port is taken, a service may run there already: `overnight doctor` tells. Or name another port "
+        "with --port (0 takes a free one)."
     )
-    return f"could not start: {where}: {error.strerror}. Nothing was changed. {remedy}"
+    return f"could not start: {where}: {os.strerror(error.errno)}. Nothing was changed. {remedy}"

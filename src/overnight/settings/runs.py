@@ -54,6 +54,11 @@ class ModelSettings(Group):
         3, ge=0, le=10, description="Tries that Claude Code itself makes again for one API call."
     )
 
+    @property
+    def lacks_key(self) -> bool:
+        """Every job would fail at its first call."""
+        return not (self.rehearsal or self.anthropic_api_key or self.anthropic_auth_token)
+
 
 class JobSettings(Group):
     """Jobs"""

@@ -84,6 +84,6 @@ def _banner(settings: Settings, agent: ClaudeAgent, upstream: str) -> tuple[str,
 
 
 def _key_warning(settings: Settings) -> str:
-    if settings.rehearsal or settings.anthropic_api_key or settings.anthropic_auth_token:
+    if not settings.lacks_key:
         return ""
     return " - NO KEY: set ANTHROPIC_API_KEY, or jobs fail at their first call (or try --rehearsal)"
