@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from overnight import serving
-from overnight.serving import MAX_HEAD_BYTES, listen
+from overnight.serving import MAX_HEAD_BYTES, listen, serving
 
 PATIENCE = 10.0
 
@@ -18,12 +17,18 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
+@contextlib.asynccontextmanager
+async def served(head_seconds: float) -> AsyncIterator[int]:
+    """The port of a server that waits so long for a head."""
+    listener = listen("127.0.0.1", 0)
+    async with serving(app, listener, head_seconds=head_seconds):
+        yield listener.getsockname()[1]
+
+
 @pytest.fixture
-async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
-    monkeypatch.setattr(serving, "HEAD_SECONDS", 0.3)
-    with contextlib.closing(listen("127.0.0.1", 0)) as listener:
-        async with serving.serving(app, listener):
-            yield listener.getsockname()[1]
+async def port() -> AsyncIterator[int]:
+    async with served(head_seconds=0.3) as port:
+        yield port
 
 
 async def ending(reader: asyncio.StreamReader) -> bytes:
@@ -58,12 +63,12 @@ async def test_a_drip_of_headers_gains_no_time(port: int) -> None:
     writer.close()
 
 
-async def test_a_head_without_end_ends_the_connection(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "HEAD_SECONDS", 60.0)
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET / HTTP/1.1\r\nX: " + b"a" * (2 * MAX_HEAD_BYTES))
-    assert await ending(reader) == b""
-    writer.close()
+async def test_a_head_without_end_ends_the_connection() -> None:
+    async with served(head_seconds=60.0) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nX: " + b"a" * (2 * MAX_HEAD_BYTES))
+        assert await ending(reader) == b""
+        writer.close()
 
 
 async def test_a_connection_that_is_used_again_is_held_to_the_same(port: int) -> None:

@@ -29,14 +29,18 @@ def url_of(listener: socket.socket) -> str:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Any, listener: socket.socket, *, grace_seconds: float = 1.0) -> AsyncIterator[None]:
-    """Serve `app` while the block runs; then close the listener and give open requests `grace_seconds`.
+async def serving(
+    app: Any, listener: socket.socket, *, grace_seconds: float = 1.0, head_seconds: float = HEAD_SECONDS
+) -> AsyncIterator[None]:
+    """Serve `app` while the block runs; then close the listener and give open requests `grace_seconds`. A client has
+    `head_seconds` for a request line and its headers.
 
     httptools and not h11: it refuses Content-Length beside Transfer-Encoding (facts: security 8). uvicorn keeps
     the switch of its access log in the process, so no server here may want one.
     """
-    config = uvicorn.Config(
+    config = _Config(
         app,
+        head_seconds=head_seconds,
         http=PromptHttp,
         ws="none",
         lifespan="off",
@@ -57,6 +61,12 @@ async def serving(app: Any, listener: socket.socket, *, grace_seconds: float = 1
         listener.close()
 
 
+class _Config(uvicorn.Config):
+    def __init__(self, app: Any, *, head_seconds: float, **options: Any) -> None:
+        super().__init__(app, **options)
+        self.head_seconds = head_seconds
+
+
 class PromptHttp(HttpToolsProtocol):
     """Hangs up on a client whose request line and headers are not there in time, or never end.
 
@@ -64,6 +74,7 @@ class PromptHttp(HttpToolsProtocol):
     for ever, and one that sends headers without end fills the memory.
     """
 
+    config: _Config
     _deadline: asyncio.TimerHandle | None = None
     _head_bytes = 0
 
@@ -94,7 +105,7 @@ class PromptHttp(HttpToolsProtocol):
     def _wait_for_head(self) -> None:
         if self._deadline is None:
             self._head_bytes = 0
-            self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+            self._deadline = self.loop.call_later(self.config.head_seconds, self.transport.abort)
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:

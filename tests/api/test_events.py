@@ -9,7 +9,7 @@ from typing import Any, Self
 import httpx
 import pytest
 
-from overnight.api import close_streams, streams
+from overnight.api import close_streams
 from overnight.api.events import follow
 from overnight.domain.outcome import Ending, Outcome
 
@@ -241,21 +241,6 @@ class TestStream:
             b"id: 2",
             b"id: 3",
         ]
-
-    async def test_a_client_that_takes_nothing_is_dropped(
-        self, service: Any, client: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        # A constant of thirty seconds, and no seam that a user would want: hence the patch.
-        monkeypatch.setattr(streams, "SEND_SECONDS", 0.01)
-        job_id = await submit(client)
-
-        async def send(message: Any) -> None:
-            if message["type"] == "http.response.body":
-                await asyncio.Event().wait()
-
-        with pytest.raises(ExceptionGroup) as raised:
-            await asyncio.wait_for(service.app(_scope(job_id), _receiver(asyncio.Event()), send), 5)
-        assert raised.group_contains(TimeoutError)
 
 
 class InterruptedStore:

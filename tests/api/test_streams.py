@@ -10,9 +10,9 @@ import pytest
 from overnight.api.streams import Stream, in_pieces
 
 
-def reader(content: bytes, piece: int = 4) -> tuple[io.BytesIO, Stream]:
+def reader(content: bytes, piece: int = 4, **more: Any) -> tuple[io.BytesIO, Stream]:
     source = io.BytesIO(content)
-    return source, Stream(in_pieces(iter(lambda: source.read(piece), b"")), {}, source=source)
+    return source, Stream(in_pieces(iter(lambda: source.read(piece), b"")), {}, source=source, **more)
 
 
 async def silent() -> MutableMapping[str, Any]:
@@ -62,4 +62,17 @@ async def test_a_client_that_leaves_in_the_middle_leaves_no_open_file() -> None:
             await send(message)
 
     await stream({}, leaves, closed_send)
+    assert source.closed
+
+
+async def test_a_client_that_takes_nothing_is_dropped_and_leaves_no_open_file() -> None:
+    source, stream = reader(b"0123456789", send_seconds=0.01)
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await asyncio.wait_for(stream({}, silent, send), 5)
+    assert raised.group_contains(TimeoutError)
     assert source.closed

@@ -17,7 +17,8 @@ class Closable(Protocol):
 
 
 class Stream:
-    """Sends until the body ends, the client goes, or `closing` is set; then closes `source`, begun or not.
+    """Sends until the body ends, the client goes or takes nothing for `send_seconds`, or `closing` is set; then closes
+    `source`, begun or not.
 
     Starlette's own streaming answer waits for ever for a client that has stopped reading.
     """
@@ -30,12 +31,14 @@ class Stream:
         status: int = 200,
         closing: asyncio.Event | None = None,
         source: Closable | None = None,
+        send_seconds: float = SEND_SECONDS,
     ) -> None:
         self._source = source
         self._body = body
         self._status = status
         self._headers = MutableHeaders(headers).raw
         self._closing = closing
+        self._send_seconds = send_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -55,7 +58,7 @@ class Stream:
     async def _send_all(self, send: Send) -> None:
         async with aclosing(self._body) as body:
             async for piece in body:
-                async with asyncio.timeout(SEND_SECONDS):
+                async with asyncio.timeout(self._send_seconds):
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
 
 
