@@ -1,10 +1,11 @@
 """What only a directory can promise: checksums that other tools read, no rests, damage found."""
 
 import asyncio
-import errno
 import os
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,27 +62,27 @@ def test_deleting_the_last_archive_removes_its_directory(root: Path) -> None:
     assert not (root / NAME).parent.exists()
 
 
-def test_a_source_on_another_file_system_is_copied(root: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def afar(tmp_path: Path) -> Iterator[Path]:
+    """A directory on another file system than that of the store."""
     shared_memory = Path("/dev/shm")
     if not shared_memory.is_dir() or shared_memory.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("there is no second file system to copy from")
-    source = shared_memory / f"{tmp_path.name}.zip"
+    with tempfile.TemporaryDirectory(dir=shared_memory) as directory:
+        yield Path(directory)
+
+
+def test_a_source_on_another_file_system_is_copied(root: Path, afar: Path) -> None:
+    source = afar / "made.zip"
     source.write_bytes(b"from afar")
     asyncio.run(DirectoryArchives(root).put("claude-code/session/job.2.zip", source))
     assert (root / "claude-code/session/job.2.zip").read_bytes() == b"from afar"
     assert not source.exists()
 
 
-async def test_a_cancelled_put_has_ended_and_left_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The source lies on another file system, so its bytes are copied: a pipe, which gives them as it is told to."""
-
-    def elsewhere(*_: object) -> None:
-        raise OSError(errno.EXDEV, "another file system")
-
-    monkeypatch.setattr(os, "link", elsewhere)
-    source, store = tmp_path / "made", DirectoryArchives(tmp_path / "store")
+async def test_a_cancelled_put_has_ended_and_left_nothing(tmp_path: Path, afar: Path) -> None:
+    """The source is a pipe, whose bytes are copied as it is told to give them."""
+    source, store = afar / "made", DirectoryArchives(tmp_path / "store")
     os.mkfifo(source)
     putting = asyncio.create_task(store.put(NAME, source))
     with await asyncio.to_thread(source.open, "wb", buffering=0) as pipe:

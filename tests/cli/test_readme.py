@@ -127,10 +127,3 @@ def test_the_quickstart_is_true(reader: Reader) -> None:
             reader.known = {"SESSION": submitted(reader)["session_id"]}
     assert submitted(reader)["status"] == "completed"
     assert (reader.directory / "session.zip").stat().st_size > 0
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md", "docs/cli.md"])
-def test_links_lead_somewhere(page: str) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#]+)", text):
-        assert ((ROOT / page).parent / target).exists(), target
