@@ -9,17 +9,18 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "overnight"
 
+A_SHELL = "a shell reads its argument; start the program itself, with a list of arguments"
 NEVER = {
     "extractall": "writes wherever the archive says; use overnight.archive",
     "unpack_archive": "writes wherever the archive says; use overnight.archive",
     "make_archive": "follows symlinks; use overnight.archive",
     "tarfile": "its filter is bypassed by CVE-2025-4517; archives are zips of our own",
-    "pickle": "runs what it reads",
-    "system": "a shell reads its argument",
-    "popen": "a shell reads its argument",
-    "create_subprocess_shell": "a shell reads its argument",
-    "getoutput": "a shell reads its argument",
-    "getstatusoutput": "a shell reads its argument",
+    "pickle": "runs what it reads; use json",
+    "system": A_SHELL,
+    "popen": A_SHELL,
+    "create_subprocess_shell": A_SHELL,
+    "getoutput": A_SHELL,
+    "getstatusoutput": A_SHELL,
 }
 STARTS_PROCESSES = {"create_subprocess_exec", "Popen", "run", "call", "check_call", "check_output"}
 HTTP_CLIENTS = {
@@ -98,7 +99,7 @@ def faults(node: ast.AST, where: str) -> Iterator[str]:
             yield from leaky_comparisons(node)
         case ast.Attribute() if dotted(node) in {"os.environ", "os.getenv", "os.environb"}:
             if where not in {"settings/loading", "agent/canary"}:
-                yield "only settings reads the environment"
+                yield "only settings reads the environment: make it a field of Settings, and pass it in"
         case _:
             pass
 
@@ -114,10 +115,10 @@ def never_used(node: ast.AST) -> Iterator[str]:
 def unpinned_senders(node: ast.AST, where: str) -> Iterator[str]:
     for name in imported(node):
         if any(name == sender or name.startswith(f"{sender}.") for sender in NO_SENDERS):
-            yield f"{name}: nothing here checks and pins the address"
+            yield f"{name}: nothing here checks and pins the address; send by a module of MAY_SEND"
     named = {dotted(node), *(imported(node) if isinstance(node, ast.ImportFrom) else ())}
     if named & HTTP_CLIENTS and where not in MAY_SEND:
-        yield f"an HTTP client: only {sorted(MAY_SEND)} send requests"
+        yield f"an HTTP client: only {sorted(MAY_SEND)} send requests, each to whom MAY_SEND says"
     if dotted(node) in {f"httpx.{verb}" for verb in ("get", "post", "put", "request", "stream", "delete")}:
         yield "httpx's functions read the environment's proxies: make a client with trust_env=False"
 
@@ -126,15 +127,15 @@ def careless_calls(call: ast.Call, where: str) -> Iterator[str]:
     name, arguments = name_of(call), given(call)
     starts = name == "create_subprocess_exec" or dotted(call.func).startswith("subprocess.")
     if starts and name in STARTS_PROCESSES and "env" not in arguments:
-        yield f"{name} without env=: the child would inherit ours"
+        yield f"{name} without env=: the child would inherit ours, secrets included; give it what it needs"
     if "shell" in arguments and ast.unparse(arguments["shell"]) != "False":
-        yield "shell=: a shell reads the command"
+        yield f"shell=: {A_SHELL}"
     if dotted(call.func) in {"httpx.AsyncClient", "httpx.Client"}:
         asked = ast.unparse(arguments["trust_env"]) if "trust_env" in arguments else "True"
         if asked == "True" or (asked != "False" and where not in MAY_USE_PROXIES):
-            yield "an httpx client without trust_env=False"
+            yield "an httpx client without trust_env=False: it would ask the environment for a proxy"
     if name == "print" and not where.startswith(SHOWN_BY):
-        yield "print: only the command line talks to people"
+        yield "print: only the command line talks to people; write to the log, or raise"
 
 
 def leaky_comparisons(comparison: ast.Compare) -> Iterator[str]:
@@ -151,11 +152,11 @@ def leaky_comparisons(comparison: ast.Compare) -> Iterator[str]:
 @pytest.mark.parametrize("path", modules(), ids=place)
 def test_a_module_keeps_the_rules(path: Path) -> None:
     found = [
-        f"line {getattr(node, 'lineno', 0)}: {fault}"
+        f"{path.relative_to(SOURCE.parents[1])}:{getattr(node, 'lineno', 0)}: {fault}"
         for node in ast.walk(ast.parse(path.read_text()))
         for fault in faults(node, place(path))
     ]
-    assert found == []
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from overnight import serving
-from overnight.serving import MAX_HEAD_BYTES, listen
+from overnight.serving import MAX_HEAD_BYTES, listen, serving
 
 PATIENCE = 10.0
 
@@ -39,12 +38,18 @@ class Endless:
             await asyncio.sleep(0)
 
 
+@contextlib.asynccontextmanager
+async def served(head_seconds: float) -> AsyncIterator[int]:
+    """The port of a server that waits so long for a head."""
+    listener = listen("127.0.0.1", 0)
+    async with serving(app, listener, head_seconds=head_seconds):
+        yield listener.getsockname()[1]
+
+
 @pytest.fixture
-async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
-    monkeypatch.setattr(serving, "HEAD_SECONDS", 0.3)
-    with contextlib.closing(listen("127.0.0.1", 0)) as listener:
-        async with serving.serving(app, listener):
-            yield listener.getsockname()[1]
+async def port() -> AsyncIterator[int]:
+    async with served(head_seconds=0.3) as port:
+        yield port
 
 
 async def ending(reader: asyncio.StreamReader) -> bytes:
@@ -79,12 +84,12 @@ async def test_a_drip_of_headers_gains_no_time(port: int) -> None:
     writer.close()
 
 
-async def test_a_head_without_end_ends_the_connection(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "HEAD_SECONDS", 60.0)
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET / HTTP/1.1\r\nX: " + b"a" * (2 * MAX_HEAD_BYTES))
-    assert await ending(reader) == b""
-    writer.close()
+async def test_a_head_without_end_ends_the_connection() -> None:
+    async with served(head_seconds=60.0) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nX: " + b"a" * (2 * MAX_HEAD_BYTES))
+        assert await ending(reader) == b""
+        writer.close()
 
 
 async def test_a_connection_that_is_used_again_is_held_to_the_same(port: int) -> None:
@@ -97,21 +102,19 @@ async def test_a_connection_that_is_used_again_is_held_to_the_same(port: int) ->
     writer.close()
 
 
-async def test_a_client_that_takes_nothing_is_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "SEND_SECONDS", 0.3)
+async def test_a_client_that_takes_nothing_is_let_go_of() -> None:
     endless = Endless()
     with (
         contextlib.closing(listen("127.0.0.1", 0)) as listener,
         socket.create_connection(listener.getsockname()) as client,
     ):
-        async with serving.serving(endless, listener), asyncio.timeout(PATIENCE):
+        async with serving(endless, listener, send_seconds=0.3), asyncio.timeout(PATIENCE):
             client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             await endless.gone.wait()
 
 
-async def test_a_client_that_takes_its_time_gets_all(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_takes_its_time_gets_all() -> None:
     """Of one large answer, which waits in the server as a whole."""
-    monkeypatch.setattr(serving, "SEND_SECONDS", 0.2)
     size = 8 << 20
 
     async def large(scope: Any, receive: Any, send: Any) -> None:
@@ -120,7 +123,7 @@ async def test_a_client_that_takes_its_time_gets_all(monkeypatch: pytest.MonkeyP
         await send({"type": "http.response.body", "body": bytes(size)})
 
     with contextlib.closing(listen("127.0.0.1", 0)) as listener:
-        async with serving.serving(large, listener):
+        async with serving(large, listener, send_seconds=0.2):
             reader, writer = await asyncio.open_connection(*listener.getsockname())
             writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             await reader.readuntil(b"\r\n\r\n")

@@ -13,7 +13,7 @@ BACKLOG = 2048
 HEAD_SECONDS = 10.0
 SEND_SECONDS = 30.0
 LEAST_TAKEN_BYTES = 4096
-"""A client that takes less than this of an answer in SEND_SECONDS is dropped (facts: queue 5)."""
+"""Of an answer, in SEND_SECONDS: a client that takes less is dropped (facts: queue 5)."""
 MAX_HEAD_BYTES = 48 * 1024
 """Twice what an application takes of headers and target, which it refuses in words. Past this we hang up."""
 TARGET = "overnight.target"
@@ -33,16 +33,26 @@ def url_of(listener: socket.socket) -> str:
 
 @contextlib.asynccontextmanager
 async def serving(
-    app: Any, listener: socket.socket, *, grace_seconds: float = 1.0, connections: int | None = None
+    app: Any,
+    listener: socket.socket,
+    *,
+    grace_seconds: float = 1.0,
+    head_seconds: float = HEAD_SECONDS,
+    send_seconds: float = SEND_SECONDS,
+    connections: int | None = None,
 ) -> AsyncIterator[None]:
-    """Serve `app` while the block runs; then close the listener and give open requests `grace_seconds`. Whoever
-    connects past `connections` at once is hung up on; None is no limit.
+    """Serve `app` while the block runs; then close the listener and give open requests `grace_seconds`.
+
+    A client has `head_seconds` for a request line and its headers, and `send_seconds` to take LEAST_TAKEN_BYTES of its
+    answer. Whoever connects past `connections` at once is hung up on; None is no limit.
 
     httptools and not h11: it refuses Content-Length beside Transfer-Encoding (facts: security 8). uvicorn keeps
     the switch of its access log in the process, so no server here may want one.
     """
-    config = uvicorn.Config(
+    config = _Config(
         app,
+        head_seconds=head_seconds,
+        send_seconds=send_seconds,
         http=PromptHttp,
         ws="none",
         lifespan="off",
@@ -65,6 +75,13 @@ async def serving(
         listener.close()
 
 
+class _Config(uvicorn.Config):
+    def __init__(self, app: Any, *, head_seconds: float, send_seconds: float, **options: Any) -> None:
+        super().__init__(app, **options)
+        self.head_seconds = head_seconds
+        self.send_seconds = send_seconds
+
+
 class PromptHttp(HttpToolsProtocol):
     """Hangs up on a client whose request line and headers are not there in time, or never end, on one that does not
     take its answer, and on one too many.
@@ -73,6 +90,7 @@ class PromptHttp(HttpToolsProtocol):
     for ever, so does one that stops reading, and one that sends headers without end fills the memory.
     """
 
+    config: _Config
     _deadline: asyncio.TimerHandle | None = None
     _look: asyncio.TimerHandle | None = None
     _head_bytes = 0
@@ -118,7 +136,7 @@ class PromptHttp(HttpToolsProtocol):
     def _wait_for_head(self) -> None:
         if self._deadline is None:
             self._head_bytes = 0
-            self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+            self._deadline = self.loop.call_later(self.config.head_seconds, self.transport.abort)
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:
@@ -127,7 +145,7 @@ class PromptHttp(HttpToolsProtocol):
 
     def _look_later(self) -> None:
         left = self.transport.get_write_buffer_size()
-        self._look = self.loop.call_later(SEND_SECONDS, self._look_at_what_is_left, left)
+        self._look = self.loop.call_later(self.config.send_seconds, self._look_at_what_is_left, left)
 
     def _look_at_what_is_left(self, before: int) -> None:
         """A server that closes a connection waits for ever until all is taken: this one lets go of it."""

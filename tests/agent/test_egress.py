@@ -131,14 +131,29 @@ async def test_a_head_that_does_not_come_is_not_waited_for(begun: bytes) -> None
         assert b" 408 " in await proxy.send(begun)
 
 
-async def test_a_client_that_leaves_leaves_nothing() -> None:
+async def test_with_a_client_that_leaves_its_connection_to_the_host_ends() -> None:
+    """At once: the limits are those of a service, far longer than the test."""
+    ended: asyncio.Queue[None] = asyncio.Queue()
+
+    async def listen_on(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.read()
+        finally:
+            ended.put_nowait(None)
+
+    async with proxied(listen_on, limits=ProxyLimits()) as proxy, asyncio.timeout(10):
+        for leave in (asyncio.StreamWriter.close, lambda writer: writer.transport.abort()):
+            _, writer = await proxy.tunnel("there.test")
+            leave(writer)
+            await ended.get()
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_head_is_no_trouble() -> None:
     async with proxied() as proxy:
         _, writer = await proxy.connect()
         writer.write(b"CONNECT there")
         writer.close()
-        for leave in (asyncio.StreamWriter.close, lambda writer: writer.transport.abort()):
-            _, writer = await proxy.tunnel("there.test")
-            leave(writer)
+        assert await proxy.status("unknown.test:443") == 502
 
 
 async def test_a_run_has_so_many_connections() -> None:

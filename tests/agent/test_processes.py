@@ -1,13 +1,14 @@
 """Finding and ending what a run left behind. Real processes, no agent."""
 
 import asyncio
-import json
+import dataclasses
 import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.waiting import until
 
 from overnight.agent import processes
 
@@ -18,7 +19,11 @@ async def shell(script: str, mark: str | None = MARK) -> asyncio.subprocess.Proc
     """Returns when the script has said `ready`."""
     environment = {"PATH": os.defpath} | ({processes.MARK: mark} if mark else {})
     process = await asyncio.create_subprocess_exec(
-        "/bin/sh", "-c", script, stdout=asyncio.subprocess.PIPE, env=environment, start_new_session=True
+        *("/bin/sh", "-c", script),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
     )
     assert process.stdout is not None
     assert await process.stdout.readline() == b"ready\n"
@@ -37,9 +42,7 @@ def commands() -> list[str]:
 
 async def until_these_run(*expected: str) -> None:
     """A child is there before it has become the program that it will be, and nothing says when it has."""
-    async with asyncio.timeout(10):
-        while commands() != list(expected):  # noqa: ASYNC110 - no event crosses a process boundary
-            await asyncio.sleep(0.02)
+    await until(lambda: commands() == list(expected))
 
 
 async def test_children_daemons_and_children_without_an_environment_are_found() -> None:
@@ -78,12 +81,13 @@ async def test_others_are_left_alone() -> None:
 
 
 async def test_a_reused_pid_is_not_killed() -> None:
-    process = await shell("echo ready; exec tail -f /dev/null")
+    process = await shell("echo ready; exec cat")
     (found,) = processes.find(MARK)
-    earlier = processes.Process(found.pid, found.parent, found.started - 1, found.namespace)
-    processes._kill(earlier)
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(process.wait(), 0.1)
+    processes._kill(dataclasses.replace(found, started=found.started - 1))
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"still here\n")
+    assert await process.stdout.readline() == b"still here\n"
     processes._kill(found)
     assert await process.wait() == -signal.SIGKILL
 
@@ -103,14 +107,11 @@ async def test_a_record_that_says_nothing_usable_is_ignored(tmp_path: Path, text
     await processes.reap(tmp_path)
 
 
-async def test_what_cannot_be_ended_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_does_not_end_in_time_is_said(tmp_path: Path) -> None:
+    """Any process outlasts no time at all, as one that is stuck in the kernel outlasts ten seconds."""
     process = await shell("echo ready; exec tail -f /dev/null")
-    (tmp_path / processes.RECORD).write_text(json.dumps({"mark": MARK}))
-    monkeypatch.setattr(processes, "_kill", lambda process: None)  # as a process stuck in the kernel looks
-    monkeypatch.setattr(processes, "KILL_SECONDS", 0.05)
+    processes.note(tmp_path, MARK)
     with pytest.raises(OSError, match=str(process.pid)):
-        await processes.reap(tmp_path)
-    assert (tmp_path / processes.RECORD).exists()
-    monkeypatch.undo()
-    await processes.end(MARK)
+        await processes.reap(tmp_path, seconds=0.0)
+    assert processes.noted(tmp_path) == MARK, "whoever comes next tries again"
     await process.wait()

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.waiting import until
 
 from overnight.agent import processes
 from overnight.agent.slots import MOST, Slots, clear
@@ -227,9 +228,7 @@ async def test_a_process_whose_first_thread_has_ended_is_not_taken_for_dead() ->
         'print("ready", flush=True); ctypes.CDLL(None).pthread_exit(None)'
     )
     process = await as_user(BASE, f"exec /usr/bin/env python3 -c '{program}'")
-    async with asyncio.timeout(10):
-        while state_of(process.pid) != b"Z":  # noqa: ASYNC110 - no event says so
-            await asyncio.sleep(0.01)
+    await until(lambda: state_of(process.pid) == b"Z")
     assert [found.pid for found in processes.find(None, BASE)] == [process.pid]
     assert await processes.end(None, BASE) == []
     await process.wait()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.waiting import until
 
 from overnight.agent import processes, seccomp, supervised
 from overnight.agent.environment import SYSTEM_PATH, python_prefix
@@ -172,9 +173,7 @@ async def test_a_storm_of_forks_ends_when_the_service_dies(run: Supervised) -> N
     async with run.started(STORM + THEN_STAY, "/bin/sh", "-c", '"$0" & wait') as service:
         assert await line_of(service) == b"it blows\n"
         service.kill()
-        async with asyncio.timeout(60):
-            while not run.nothing_is_left:  # noqa: ASYNC110 - nobody is left to say so
-                await asyncio.sleep(0.01)
+        await until(lambda: run.nothing_is_left, seconds=30)  # of the 60 that it would blow for
 
 
 # The CLI dies with its supervisor; what the CLI started does not, and tries to start more.
@@ -201,9 +200,7 @@ async def test_without_its_supervisor_a_run_starts_no_process(run: Supervised) -
         process.kill()
         await process.wait()
         await asyncio.to_thread(go.write_bytes, b"")
-        async with asyncio.timeout(30):
-            while not said.is_file() or not said.read_text():  # noqa: ASYNC110 - no event says so
-                await asyncio.sleep(0.01)
+        await until(lambda: said.is_file() and said.read_text() != "")
     assert int(said.read_text()) == errno.ENOSYS
 
 

@@ -5,8 +5,9 @@ import errno
 import os
 import shutil
 import subprocess
+import tempfile
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,25 +67,22 @@ def test_deleting_the_last_archive_removes_its_directory(root: Path) -> None:
     assert not (root / NAME).parent.exists()
 
 
-def test_a_source_on_another_file_system_is_copied(root: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def afar(tmp_path: Path) -> Iterator[Path]:
+    """A directory on another file system than that of the store."""
     shared_memory = Path("/dev/shm")
     if not shared_memory.is_dir() or shared_memory.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("there is no second file system to copy from")
-    source = shared_memory / f"{tmp_path.name}.zip"
+    with tempfile.TemporaryDirectory(dir=shared_memory) as directory:
+        yield Path(directory)
+
+
+def test_a_source_on_another_file_system_is_copied(root: Path, afar: Path) -> None:
+    source = afar / "made.zip"
     source.write_bytes(b"from afar")
     asyncio.run(DirectoryArchives(root).put("claude-code/session/job.2.zip", source))
     assert (root / "claude-code/session/job.2.zip").read_bytes() == b"from afar"
     assert not source.exists()
-
-
-@pytest.fixture
-def no_hard_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files lie on another file system, so that their bytes are copied."""
-
-    def elsewhere(*_: object) -> None:
-        raise OSError(errno.EXDEV, "another file system")
-
-    monkeypatch.setattr(os, "link", elsewhere)
 
 
 async def cancelled(call: Coroutine[Any, Any, object], pipe: Path) -> None:
@@ -100,9 +98,9 @@ async def cancelled(call: Coroutine[Any, Any, object], pipe: Path) -> None:
         await calling
 
 
-@pytest.mark.usefixtures("no_hard_links")
-async def test_a_cancelled_put_has_ended_and_left_nothing(tmp_path: Path) -> None:
-    source, store = tmp_path / "made", DirectoryArchives(tmp_path / "store")
+async def test_a_cancelled_put_has_ended_and_left_nothing(tmp_path: Path, afar: Path) -> None:
+    """The source is a pipe, whose bytes are copied as it is told to give them."""
+    source, store = afar / "made", DirectoryArchives(tmp_path / "store")
     os.mkfifo(source)
     await cancelled(store.put(NAME, source), source)
     assert files(tmp_path / "store") == []
@@ -120,6 +118,16 @@ async def test_a_cancelled_fetch_has_ended_and_left_nothing(root: Path, tmp_path
     target.parent.mkdir()
     await cancelled(DirectoryArchives(root).fetch(NAME, target), as_pipe(root / NAME))
     assert list(target.parent.iterdir()) == []
+
+
+@pytest.fixture
+def no_hard_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some file systems: bytes are copied."""
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, "no hard links")
+
+    monkeypatch.setattr(os, "link", refused)
 
 
 @pytest.mark.usefixtures("no_hard_links")

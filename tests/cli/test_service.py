@@ -1,17 +1,18 @@
 """The commands with the real service in them, and without one beside them."""
 
+import asyncio
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.waiting import until
 
 pytestmark = pytest.mark.e2e
 
@@ -31,30 +32,37 @@ def call(environment: dict[str, str], *words: str) -> subprocess.CompletedProces
     )
 
 
-def begun(environment: dict[str, str], *words: str, until: str) -> tuple[subprocess.Popen[str], list[str]]:
-    """The command, once it has printed a line that begins with `until`, and what it printed."""
-    process = subprocess.Popen(
-        [OVERNIGHT, *words],
-        env={**environment, "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    lines: list[str] = []
-    for line in process.stdout:
-        lines.append(line.rstrip())
-        if line.startswith(until):
-            return process, lines
-    raise AssertionError((lines, process.communicate()))
+Begin = Callable[..., tuple[subprocess.Popen[str], list[str]]]
 
 
-def until(true: Callable[[], bool]) -> None:
-    """For what happens in another process, where nobody can tell us."""
-    ends = time.monotonic() + SECONDS
-    while not true():
-        assert time.monotonic() < ends
-        time.sleep(0.05)
+@pytest.fixture
+def begin(environment: dict[str, str]) -> Iterator[Begin]:
+    """`begin(*words, said=...)`: the command, once it has printed a line that begins so, and all that it printed.
+    Of those that still run at the end of the test nothing is left."""
+    begun: list[subprocess.Popen[str]] = []
+
+    def start(*words: str, said: str) -> tuple[subprocess.Popen[str], list[str]]:
+        process = subprocess.Popen(
+            [OVERNIGHT, *words],
+            env={**environment, "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        begun.append(process)
+        assert process.stdout is not None
+        lines: list[str] = []
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            if line.startswith(said):
+                return process, lines
+        raise AssertionError((lines, process.communicate()))
+
+    yield start
+    for process in begun:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def test_without_a_service_run_starts_one_for_the_call_and_reading_runs_nothing(
@@ -87,12 +95,12 @@ def test_a_taken_port_is_told_in_words(environment: dict[str, str]) -> None:
 
 
 def test_ctrl_c_with_a_service_of_its_own_hands_the_job_back_and_a_later_one_goes_on(
-    environment: dict[str, str], tmp_path: Path
+    environment: dict[str, str], begin: Begin, tmp_path: Path
 ) -> None:
     prompt = "rehearsal: bash test -e again || { touch again; tail -f /dev/null; }\nrehearsal: answer went on"
-    process, lines = begun(environment, "run", prompt, until="● Bash")
+    process, lines = begin("run", prompt, said="● Bash")
     job_id = next(line.split()[1] for line in lines if line.startswith("job "))
-    until(lambda: any((tmp_path / "data").rglob("again")))
+    asyncio.run(until(lambda: any((tmp_path / "data").rglob("again"))))
     process.send_signal(signal.SIGINT)
     _, complaint = process.communicate(timeout=SECONDS)
     assert process.returncode == 130
@@ -105,14 +113,14 @@ def test_ctrl_c_with_a_service_of_its_own_hands_the_job_back_and_a_later_one_goe
     assert "✓ completed" in done.stdout
 
 
-def test_serve_is_found_by_its_data_directory_and_ends_cleanly(environment: dict[str, str]) -> None:
-    service, banner = begun(
-        environment, "serve", "--port", "0", until="overnight is ready at http://127.0.0.1:"
-    )
+def test_serve_is_found_by_its_data_directory_and_ends_cleanly(
+    environment: dict[str, str], begin: Begin
+) -> None:
+    service, banner = begin("serve", "--port", "0", said="overnight is ready at http://127.0.0.1:")
     assert any("isolation" in line for line in banner)
     failed = call(environment, "run", "rehearsal: error 401", "--json")
     assert (failed.returncode, json.loads(failed.stdout)["error"]["code"]) == (1, "authentication")
-    second, _ = begun(environment, "worker", until="overnight worker is ready")
+    second, _ = begin("worker", said="overnight worker is ready")
     for process in (second, service):
         process.send_signal(signal.SIGTERM)
         _, complaint = process.communicate(timeout=SECONDS)
@@ -139,12 +147,10 @@ def test_what_keeps_a_service_from_starting_is_said_in_words(
 
 
 def test_with_a_key_a_public_address_is_served_and_a_revoked_one_is_noticed(
-    environment: dict[str, str],
+    environment: dict[str, str], begin: Begin
 ) -> None:
     key = json.loads(call(environment, "keys", "create", "--name", "k", "--json").stdout)
-    service, lines = begun(
-        environment, "serve", "--host", "0.0.0.0", "--port", "0", until="overnight is ready at"
-    )
+    service, lines = begin("serve", "--host", "0.0.0.0", "--port", "0", said="overnight is ready at")
     assert not [line for line in lines if key["key"] in line]
     assert call(environment, "jobs").returncode == 4
     mine = {**environment, "OVERNIGHT_API_KEY": key["key"]}
@@ -153,17 +159,17 @@ def test_with_a_key_a_public_address_is_served_and_a_revoked_one_is_noticed(
     assert (job["status"], job["owner"]) == ("completed", key["owner"]), done.stderr
     second = json.loads(call(environment, "keys", "create", "--name", "new", "--json").stdout)
     theirs = {**environment, "OVERNIGHT_API_KEY": second["key"]}
-    until(lambda: call(theirs, "jobs").returncode == 0)
+    asyncio.run(until(lambda: call(theirs, "jobs").returncode == 0))
     assert call(theirs, "status", job["job_id"]).returncode == 4
     assert call(environment, "keys", "revoke", key["key_id"]).returncode == 0
-    until(lambda: call(mine, "jobs").returncode == 4)
+    asyncio.run(until(lambda: call(mine, "jobs").returncode == 4))
     service.send_signal(signal.SIGTERM)
     _, complaint = service.communicate(timeout=SECONDS)
     assert (service.returncode, key["key"] in complaint) == (0, False)
 
 
-def test_the_rehearsal_can_be_served_alone(environment: dict[str, str]) -> None:
-    process, lines = begun(environment, "rehearsal", "--port", "0", until="use it:")
+def test_the_rehearsal_can_be_served_alone(begin: Begin) -> None:
+    process, lines = begin("rehearsal", "--port", "0", said="use it:")
     assert "ANTHROPIC_BASE_URL=http://127.0.0.1:" in lines[-1]
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=SECONDS)

@@ -9,12 +9,13 @@ import os
 import signal
 import sys
 import zipfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
+from tests.waiting import eventually, until
 
 OVERNIGHT: Sequence[str] = (str(Path(sys.executable).parent / "overnight"),)
 HALTING = (sys.executable, str(Path(__file__).with_name("halting.py")))
@@ -115,28 +116,25 @@ class Service:
         with (self.data / "overnight.db.turn").open() as turn:
             await asyncio.to_thread(fcntl.flock, turn, fcntl.LOCK_EX)
             os.kill(self.pid, signal.SIGSTOP)
-            await eventually(self._frozen)
+            await until(lambda: set(thread_states(self.pid)) == {"T"})
 
     def wake(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
-    async def _frozen(self) -> bool | None:
-        return True if set(thread_states(self.pid)) == {"T"} else None
-
-    async def halted(self) -> bool | None:
-        """For `eventually`: True once a process that was started with `halts` is there."""
-        return True if self._fifo.with_suffix(".reached").exists() else None
+    def halted(self) -> bool:
+        """Whether a process that was started with `halts` is there."""
+        return self._fifo.with_suffix(".reached").exists()
 
     async def go_on(self) -> None:
         """From where it halted, if it did."""
         if self._fifo.exists():
-            await eventually(self._released)
+            await until(self._released)
 
-    async def _released(self) -> bool | None:
+    def _released(self) -> bool:
         with contextlib.suppress(OSError):  # ENXIO: it is not yet there to read
             os.close(os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK))
             return True
-        return None
+        return False
 
     @property
     def _fifo(self) -> Path:
@@ -174,7 +172,7 @@ class Service:
             job = await self.job(job_id)
             return job if true(job) else None
 
-        return dict(await eventually(look, seconds=seconds))
+        return await eventually(look, seconds=seconds)
 
     async def events(self, job_id: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
@@ -185,8 +183,10 @@ class Service:
                 return found
             found += page
 
-    async def until_event(self, job_id: str, kind: str, *, seconds: float = 120) -> dict[str, Any]:
-        """The first event of this type, seen live by SSE."""
+    async def until_event(
+        self, job_id: str, kind: str, *, times: int = 1, seconds: float = 120
+    ) -> dict[str, Any]:
+        """The event of this type that makes it so many, seen live by SSE."""
         async with (
             asyncio.timeout(seconds),
             httpx.AsyncClient(
@@ -197,7 +197,8 @@ class Service:
             async for line in stream.aiter_lines():
                 if line.startswith("data:"):
                     event = json.loads(line.removeprefix("data:"))
-                    if event["type"] == kind:
+                    times -= event["type"] == kind
+                    if times == 0:
                         return dict(event)
         raise AssertionError(f"no event {kind}")
 
@@ -213,31 +214,13 @@ async def archive_of(service: Service, session_id: str) -> zipfile.ZipFile:
     return zipfile.ZipFile(io.BytesIO(answer.content))
 
 
-async def step_is_written_down(service: Service, number: int) -> bool | None:
-    """For `eventually`: True once step `number` (from 1) of the script is in the conversation on disk.
+def step_is_written_down(service: Service, number: int) -> bool:
+    """Whether step `number` (from 1) of the script is in the conversation on disk.
 
     Claude Code writes it a moment after the fact; until then a kill makes it repeat the step before.
     """
     transcripts = service.data.glob("runs/*/home/.claude/projects/workspace/*.jsonl")
-    return True if any(f"toolu_rehearsal_{number - 1}_" in path.read_text() for path in transcripts) else None
-
-
-async def eventually(look: Callable[[], Awaitable[Any]], *, seconds: float = 60) -> Any:
-    """What `look` returns once it is not None. For conditions on the far side of a process boundary."""
-    async with asyncio.timeout(seconds):
-        while (found := await look()) is None:  # noqa: ASYNC110 - no event crosses a process boundary
-            await asyncio.sleep(0.05)
-    return found
-
-
-async def some(found: list[str]) -> list[str] | None:
-    """For `eventually`: what was found, once it is something."""
-    return found or None
-
-
-async def none(found: list[str]) -> bool | None:
-    """For `eventually`: True once nothing is found."""
-    return None if found else True
+    return any(f"toolu_rehearsal_{number - 1}_" in path.read_text() for path in transcripts)
 
 
 def processes(marker: str) -> list[str]:

@@ -5,7 +5,8 @@ import shutil
 import zipfile
 
 import pytest
-from tests.e2e.service import Service, Start, archive_of, eventually, lines
+from tests.e2e.service import Service, Start, archive_of, lines
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.chaos]
 

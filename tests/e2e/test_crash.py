@@ -9,16 +9,8 @@ import os
 import random
 
 import pytest
-from tests.e2e.service import (
-    Start,
-    archive_of,
-    eventually,
-    lines,
-    none,
-    processes,
-    some,
-    step_is_written_down,
-)
+from tests.e2e.service import Start, archive_of, lines, processes, step_is_written_down
+from tests.waiting import until
 
 from overnight.rehearsal import serve_rehearsal
 
@@ -42,10 +34,10 @@ async def test_a_run_that_was_cut_off_goes_on_from_its_workspace(start: Start, m
             "answer went on",
         )
     )
-    await eventually(lambda: some(processes(marker)))
-    await eventually(lambda: step_is_written_down(service, 2))
+    await until(lambda: processes(marker) != [])
+    await until(lambda: step_is_written_down(service, 2))
     await service.kill()
-    await eventually(lambda: none(processes(marker)))
+    await until(lambda: processes(marker) == [])
     await service.start()
     done = await service.finished(job["job_id"])
     assert (done["status"], done["result"], done["attempt"]) == ("completed", "went on", 2)
@@ -58,7 +50,7 @@ async def test_a_run_that_was_cut_off_goes_on_from_its_workspace(start: Start, m
 async def test_sigterm_hands_the_job_back_at_no_cost_and_it_goes_on(start: Start, mark: str) -> None:
     service = await start()
     job = await service.submit(lines(once_slow(mark), "answer back"))
-    await eventually(lambda: some(processes(f"sleep {mark}")))
+    await until(lambda: processes(f"sleep {mark}") != [])
     assert await service.terminate() == 0
     await service.start()
     done = await service.finished(job["job_id"])
@@ -79,7 +71,7 @@ async def test_the_service_takes_over_from_a_worker_that_was_killed(start: Start
         holders = {(await service.until_event(job, "job.started"))["data"]["worker"]: job for job in jobs}
         for job in jobs:
             await service.until_event(job, "tool.started")
-        await eventually(lambda: some(processes(f"sleep {mark}")[1:]))
+        await until(lambda: len(processes(f"sleep {mark}")) > 1)
         [lost] = [job for name, job in holders.items() if f"-{worker.pid}-" in name]
         [other] = set(jobs) - {lost}
         await worker.kill()
@@ -118,7 +110,7 @@ async def test_killed_at_random_moments_every_job_ends_once_and_nothing_is_left(
             orders[session].append(f"Take {name}.")
         await asyncio.sleep(dice.uniform(0.0, 2.5))  # The moment of the kill is what is drawn at random.
         await service.kill()
-        await eventually(lambda: none(processes(marker)))
+        await until(lambda: processes(marker) == [])
         await service.start()
     for job_id in accepted:
         done = await service.finished(job_id, seconds=240)

@@ -15,19 +15,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from tests.e2e.service import (
-    Service,
-    Start,
-    archive_of,
-    eventually,
-    lines,
-    none,
-    processes,
-    some,
-    step_is_written_down,
-)
+from tests.e2e.service import Service, Start, archive_of, lines, processes, step_is_written_down
 from tests.supabase_server.app import Hold, Server, storage_server
 from tests.supabase_server.bucket import SECRET, Project
+from tests.waiting import until
 
 from overnight.rehearsal import serve_rehearsal
 
@@ -85,7 +76,7 @@ class Directory:
         pass
 
     async def reached(self, worker: Service) -> None:
-        await eventually(worker.halted)
+        await until(worker.halted)
 
     async def let_go(self, worker: Service) -> None:
         await worker.go_on()
@@ -160,7 +151,7 @@ class Stage:
         """Once the second attempt has ended well."""
         done = await self.service.finished(job["job_id"])
         assert (done["status"], done["result"], done["attempt"]) == ("completed", "on", 2)
-        await eventually(lambda: self.has_settled(job["session_id"]))
+        await until(lambda: self.has_settled(job["session_id"]))
         ledger, stored = self.ledger(), self.store.contents()
 
         await self.wake(first)
@@ -173,10 +164,10 @@ class Stage:
         assert [*(self.service.data / "runs").iterdir()] == []
         assert [*(self.service.data / "unsaved").iterdir()] == []
 
-    async def has_settled(self, session_id: str) -> bool | None:
-        """For `eventually`: True once the second worker has done what comes after the final status."""
+    def has_settled(self, session_id: str) -> bool:
+        """Whether the second worker has done what comes after the final status."""
         published = f"claude-code/{session_id}.zip" in self.store.contents()
-        return True if published and not [*(self.service.data / "runs").iterdir()] else None
+        return published and not [*(self.service.data / "runs").iterdir()]
 
     def ledger(self) -> dict[str, list[Any]]:
         """Every row of every job and session."""
@@ -184,14 +175,14 @@ class Stage:
         with contextlib.closing(self.open_ledger()) as ledger:
             return {table: ledger.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
 
-    async def second_is_pointed_at(self) -> bool | None:
-        """For `eventually`: True if the job points at a checkpoint of its second attempt that the store has."""
+    def second_is_pointed_at(self) -> bool:
+        """Whether the job points at a checkpoint of its second attempt that the store has."""
         with contextlib.closing(self.open_ledger()) as ledger:
             [[body]] = ledger.execute("SELECT body FROM jobs").fetchall()
         checkpoint = json.loads(body)["checkpoint"]
         if checkpoint is None or checkpoint["attempt"] != 2:
-            return None
-        return checkpoint["archive"]["name"] in self.store.contents() or None
+            return False
+        return checkpoint["archive"]["name"] in self.store.contents()
 
     def open_ledger(self) -> sqlite3.Connection:
         return sqlite3.connect(self.service.data / "overnight.db")
@@ -215,11 +206,11 @@ async def test_frozen_in_the_middle_of_a_run(tmp_path: Path, start: Start, mark:
         first = await stage.worker()
         hang = f"if [ -e again ]; then echo on; else touch again; exec sleep {mark}; fi"
         job = await stage.service.submit(lines("bash echo once >> count.txt", f"bash {hang}", "answer on"))
-        await eventually(lambda: some(processes(mark)))
-        await eventually(lambda: step_is_written_down(stage.service, 2))
+        await until(lambda: processes(mark) != [])
+        await until(lambda: step_is_written_down(stage.service, 2))
         await first.freeze()
         await stage.until_lost(job)
-        await eventually(lambda: none(processes(mark)))
+        await until(lambda: processes(mark) == [])
         await stage.worker()
         await stage.changes_nothing_when_it_wakes(first, job)
 
@@ -267,13 +258,13 @@ async def test_frozen_in_the_middle_of_a_checkpoint(
         )
         await stage.freeze(first)
         await stage.until_lost(job)
-        await eventually(lambda: none(processes(mark)))
+        await until(lambda: processes(mark) == [])
         await stage.worker()
-        await eventually(stage.second_is_pointed_at)
+        await until(stage.second_is_pointed_at)
 
         await stage.wake(first)
 
-        await eventually(stage.second_is_pointed_at)
+        await until(stage.second_is_pointed_at)
         # What an upload was given up over lies under no name, until a sweep: only names count here.
         assert not any(NAMED_BY_THE_FIRST.search(name) for name in stage.store.contents())
         (stage.service.data / "runs" / f"{job['job_id']}.2" / "files" / "go").touch()

@@ -1,16 +1,16 @@
 """What a user does, with the real service and the real Claude Code."""
 
 import asyncio
-import contextlib
 import json
 import shutil
-from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Any
 
 import pytest
 from standardwebhooks import Webhook
-from tests.e2e.service import Service, Start, archive_of, eventually, lines, processes
+from tests.e2e.service import Service, Start, archive_of, lines, processes
+from tests.waiting import eventually
+from tests.webhook_receiver import webhook_receiver
 
 pytestmark = pytest.mark.e2e
 
@@ -71,12 +71,7 @@ async def test_two_jobs_of_one_session_posted_at_once_run_in_order(service: Serv
 
 async def test_a_running_job_is_cancelled_in_the_middle_of_a_tool(service: Service) -> None:
     job = await service.submit(lines("write kept.txt yes", "bash tail -f /dev/null", "answer never"))
-    await service.when(job["job_id"], lambda j: j["status"] == "processing")
-    started = 0
-    async with asyncio.timeout(30):
-        while started < 2:
-            await service.until_event(job["job_id"], "tool.started")
-            started = sum(e["type"] == "tool.started" for e in await service.events(job["job_id"]))
+    await service.until_event(job["job_id"], "tool.started", times=2)
     answer = await service.call("POST", f"/jobs/{job['job_id']}/cancel")
     assert answer.status_code in {HTTPStatus.OK, HTTPStatus.ACCEPTED}
     done = await service.finished(job["job_id"], seconds=20)
@@ -131,7 +126,7 @@ async def test_a_refused_key_fails_fast_and_is_not_tried_again(service: Service)
     assert (done["status"], done["error"]["code"], done["attempt"]) == ("failed", "authentication", 1)
 
 
-async def test_a_rate_limit_is_waited_for_and_costs_no_attempt(service: Service) -> None:
+async def test_a_job_waits_for_a_rate_limit_to_end_and_can_be_cancelled_meanwhile(service: Service) -> None:
     job = await service.submit(lines("error 429 x5 retry-after=1 reset=1", "answer through"))
     waiting = await service.when(job["job_id"], lambda j: j["waiting_for"] == "rate_limit")
     assert waiting["status"] == "queued"
@@ -159,34 +154,19 @@ async def test_a_file_of_two_mebibytes_is_edited(service: Service) -> None:
 
 async def test_a_daemon_that_the_agent_leaves_behind_is_gone(service: Service, mark: str) -> None:
     job = await service.submit(
-        lines(f"bash setsid nohup sleep {mark} >/dev/null 2>&1 & echo started", "answer ok")
+        lines(
+            f"bash setsid nohup sleep {mark} >/dev/null 2>&1 & until pgrep -fx 'sleep {mark}'; do :; done",
+            "answer ok",
+        )
     )
     assert (await service.finished(job["job_id"]))["status"] == "completed"
+    [tried] = [e["data"] for e in await service.events(job["job_id"]) if e["type"] == "tool.finished"]
+    assert not tried["is_error"], "it did run"
     assert processes(f"sleep {mark}") == []
 
 
-@contextlib.asynccontextmanager
-async def receiver() -> AsyncIterator[tuple[str, asyncio.Queue[tuple[dict[str, str], bytes]]]]:
-    """An HTTP server that keeps what it is sent."""
-    got: asyncio.Queue[tuple[dict[str, str], bytes]] = asyncio.Queue()
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:] if line)}
-        body = await reader.readexactly(int(headers["content-length"]))
-        writer.write(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
-        await writer.drain()
-        writer.close()
-        got.put_nowait((headers, body))
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}/hook", got
-
-
 async def test_the_webhook_arrives_signed_and_is_listed(service: Service) -> None:
-    async with receiver() as (url, got):
+    async with webhook_receiver() as (url, got):
         job = await service.submit(lines("answer signed"), callback_url=url)
         headers, body = await asyncio.wait_for(got.get(), 60)
     secret = (service.data / "webhook-secret").read_text().strip()

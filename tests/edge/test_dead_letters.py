@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.waiting import eventually
 
 from overnight.adapters.cloudflare.ledger import LedgerStore
 from overnight.adapters.cloudflare.queue import CloudflareQueue
@@ -44,9 +45,12 @@ class Raw:
 
     async def let_die(self, count: int) -> None:
         """Workers that die with those messages in their hands, one after the other, until the queue gives up."""
+
+        async def all_there() -> bool | None:
+            return await self._backlog() >= count or None
+
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while await self._backlog() < count:  # noqa: ASYNC110 - no event crosses a process boundary
-                await asyncio.sleep(0.05)
+            await eventually(all_there)
             while await self._backlog() > 0:
                 await self._client.post("messages/pull", json={"batch_size": 9, "visibility_timeout_ms": 1})
 
@@ -78,14 +82,11 @@ async def bell_of(queue: CloudflareQueue, job_id: str) -> Bell:
 
 
 async def when(edge: httpx.AsyncClient, job_id: str, status: str) -> dict[str, Any]:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while (job := await _status(edge, job_id))["status"] != status:  # noqa: ASYNC110 - as above
-            await asyncio.sleep(0.1)
-    return job
+    async def look() -> dict[str, Any] | None:
+        job = dict((await edge.get(f"/status/{job_id}")).json())
+        return job if job["status"] == status else None
 
-
-async def _status(edge: httpx.AsyncClient, job_id: str) -> dict[str, Any]:
-    return dict((await edge.get(f"/status/{job_id}")).json())
+    return await eventually(look, seconds=PATIENCE_SECONDS)
 
 
 async def test_a_poisonous_message_ends_its_job_which_can_be_sent_again(

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import zipfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 import httpx
 import pytest
 from standardwebhooks import Webhook
+from tests.waiting import eventually
+from tests.webhook_receiver import webhook_receiver
 
 from overnight.adapters.cloudflare.queue import CloudflareQueue
 from overnight.domain.keys import RANDOM_BYTES, new_key
@@ -25,7 +27,6 @@ pytestmark = pytest.mark.e2e
 
 OVERNIGHT = Path(sys.executable).parent / "overnight"
 FINAL = {"completed", "failed", "cancelled"}
-Got = asyncio.Queue[tuple[dict[str, str], bytes]]
 
 
 class Worker:
@@ -133,15 +134,7 @@ async def when(
         job = dict((await edge.get(f"/status/{job_id}")).json())
         return job if true(job) else None
 
-    return dict(await eventually(look, seconds=seconds))
-
-
-async def eventually(look: Callable[[], Awaitable[Any]], *, seconds: float = 60) -> Any:
-    """What `look` returns once it is not None. For conditions on the far side of a process boundary."""
-    async with asyncio.timeout(seconds):
-        while (found := await look()) is None:  # noqa: ASYNC110 - no event crosses a process boundary
-            await asyncio.sleep(0.1)
-    return found
+    return await eventually(look, seconds=seconds)
 
 
 def is_final(job: Mapping[str, Any]) -> bool:
@@ -157,32 +150,13 @@ async def events_of(edge: httpx.AsyncClient, job_id: str, kind: str | None = Non
     return [event for event in page["data"] if kind in {None, event["type"]}]
 
 
-@contextlib.asynccontextmanager
-async def receiver() -> AsyncIterator[tuple[str, Got]]:
-    """An HTTP server that keeps what it is sent."""
-    got: Got = asyncio.Queue()
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:] if line)}
-        body = await reader.readexactly(int(headers["content-length"]))
-        writer.write(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
-        await writer.drain()
-        writer.close()
-        got.put_nowait((headers, body))
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook", got
-
-
 async def test_a_job_goes_from_the_edge_to_a_worker_and_back(
     edge: httpx.AsyncClient, worker: Callable[[str], Worker], webhook_secret: str, tmp_path: Path
 ) -> None:
     """And the session goes on at another worker."""
     first = worker("one")
     await first.start()
-    async with receiver() as (url, got):
+    async with webhook_receiver() as (url, got):
         prompt = lines("write note.txt hello", "answer all done", words="Remember the blue whale.")
         job = await submit(edge, prompt, callback_url=url)
         headers, body = await asyncio.wait_for(got.get(), 60)

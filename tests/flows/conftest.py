@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -75,6 +75,8 @@ class ScriptedAgent:
     def __init__(self) -> None:
         self.acts: list[Act] = []
         self.orders: list[RunOrder] = []
+        self.failed: list[AssertionError] = []
+        """Of tests, in an act. A worker takes each for an agent that broke, tries the job again, and goes on."""
         self.reaped: list[Path] = []
         self.held = 0
         self.users: list[Owner] = []
@@ -97,7 +99,11 @@ class ScriptedAgent:
         self, order: RunOrder, *, emit: Callable[[str, Mapping[str, Any]], None], stop: Stop
     ) -> Outcome:
         self.orders.append(order)
-        return await self.acts.pop(0)(order, emit, stop)
+        try:
+            return await self.acts.pop(0)(order, emit, stop)
+        except AssertionError as failed:
+            self.failed.append(failed)
+            raise
 
     async def reap(self, root: Path) -> None:
         self.reaped.append(root)
@@ -285,8 +291,11 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    for failed in world.agent.failed:
+        raise failed
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from overnight.adapters.cloudflare.queue import QueueAddress, cloudflare_queue
 from overnight.domain.errors import ErrorCode
 from overnight.domain.job import Change, Job, Status, WaitingFor
 from overnight.domain.outcome import Ending, Outcome
-from overnight.domain.transitions import Decide
 from overnight.flows.run_job import TROUBLE_SECONDS
 from overnight.ports import Bell, StorageFailed
 from overnight.rehearsal.pull_queue import pull_queue_app
@@ -105,15 +104,21 @@ async def test_a_job_that_waits_for_days_is_no_dead_letter(pulled: Any, agents: 
     assert not await dead()
 
 
-async def test_a_job_that_no_worker_can_claim_is_tried_ever_more_seldom_and_then_a_dead_letter(
-    pulled: Any, monkeypatch: pytest.MonkeyPatch, dead: Dead
-) -> None:
-    job: Job = await pulled.submit()
+class ReadOnly:
+    """A store that can be read and not written to."""
 
-    async def fails(job_id: str, decide: Decide, **_: Any) -> Change:
+    def __init__(self, store: Any) -> None:
+        self.snapshot = store.snapshot
+
+    async def change(self, *_: Any, **__: Any) -> Change:
         raise StorageFailed("The ledger could not be reached.")
 
-    monkeypatch.setattr(pulled.store, "change", fails)
+
+async def test_a_job_that_no_worker_can_claim_is_tried_ever_more_seldom_and_then_a_dead_letter(
+    pulled: Any, dead: Dead
+) -> None:
+    job: Job = await pulled.submit()
+    pulled.store = ReadOnly(pulled.store)
     pause = TROUBLE_SECONDS
     for _ in range(MAX_RETRIES + 1):
         with pytest.raises(StorageFailed):

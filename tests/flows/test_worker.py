@@ -18,13 +18,14 @@ class BreaksOnce:
     def __init__(self, queue: Any) -> None:
         self._queue = queue
         self._asked = 0
-        self.broken = asyncio.Event()
+        self.asked_again = asyncio.Event()
 
     async def receive(self, **how: Any) -> Any:
         self._asked += 1
         if self._asked == 2:
-            self.broken.set()
             raise RuntimeError("a bug")
+        if self._asked == 3:
+            self.asked_again.set()
         return await self._queue.receive(**how)
 
 
@@ -32,8 +33,7 @@ async def test_a_queue_that_breaks_takes_no_run_down(world: Any, agents: Any) ->
     job, queue, leaving = await world.submit(), BreaksOnce(world.queue), asyncio.Event()
 
     async def outlasts(_order: Any, _emit: Any, _stop: Any) -> Any:
-        await queue.broken.wait()
-        await asyncio.sleep(0)
+        await queue.asked_again.wait()
         return agents.done()
 
     world.agent.acts.append(outlasts)

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.waiting import eventually
 
 from overnight.agent.attack import REQUIRED
 from overnight.agent.seccomp import program
@@ -66,13 +67,14 @@ async def contained(data: Path) -> AsyncIterator[tuple[str, list[str]]]:
 
 
 async def job_of(client: httpx.AsyncClient, prompt: str) -> dict[str, object]:
+    """Once it has ended."""
     job_id = (await client.post("/execute", json={"prompt": prompt})).json()["job_id"]
-    async with asyncio.timeout(60):
-        while True:
-            job = (await client.get(f"/status/{job_id}")).json()
-            if job["status"] in {"completed", "failed"}:
-                return dict(job)
-            await asyncio.sleep(0.05)  # across processes there is no event to wait for
+
+    async def ended() -> dict[str, object] | None:
+        job = dict((await client.get(f"/status/{job_id}")).json())
+        return job if job["status"] in {"completed", "failed"} else None
+
+    return await eventually(ended)
 
 
 async def test_a_job_is_run_under_landlock_where_namespaces_are_refused(tmp_path: Path) -> None:

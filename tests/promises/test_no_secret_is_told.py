@@ -8,11 +8,13 @@ agent wrote; only its listing is looked at.
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.waiting import until
+from tests.webhook_receiver import webhook_receiver
 
 pytestmark = pytest.mark.e2e
 
@@ -31,23 +33,6 @@ CANARIES = (*LOADED.values(), *SHAPED.values())
 
 Told = dict[str, str]
 """What was told, by where."""
-
-
-@contextlib.asynccontextmanager
-async def receiver(got: asyncio.Queue[bytes]) -> AsyncIterator[str]:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        [length] = [
-            line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
-        ]
-        got.put_nowait(head + await reader.readexactly(int(length)))
-        writer.write(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook"
 
 
 def command_lines() -> Iterator[str]:
@@ -122,21 +107,18 @@ async def every_problem(service: Any, session_id: str) -> Told:
 
 @pytest.mark.parametrize("form", ["text", "json"])
 async def test_no_secret_is_told(start: Any, form: str) -> None:
-    received: asyncio.Queue[bytes] = asyncio.Queue()
     service = await start(settings={"OVERNIGHT_LOG": form, **LOADED})
-    async with receiver(received) as url:
+    async with webhook_receiver() as (url, got):
         job = await service.submit(prompt(), callback_url=url)
-        waiting = await service.when(job["job_id"], lambda j: j["status"] == "processing")
-        while sum(e["type"] == "tool.started" for e in await service.events(job["job_id"])) < 3:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)  # no event crosses a process boundary
+        gate = service.data / "runs" / f"{job['job_id']}.1" / "files" / "gate"
+        await until(gate.exists)
         during = list(command_lines())
-        [gate] = (service.data / "runs").glob(f"{job['job_id']}.{waiting['attempt']}/files/gate")
         await asyncio.to_thread(gate.write_text, "go\n")
-        body = await asyncio.wait_for(received.get(), 60)
+        webhook = await asyncio.wait_for(got.get(), 60)
         done = await service.finished(job["job_id"])
     assert done["status"] == "completed", done
     told = await everything_told(service, job)
-    told |= {"webhook": body.decode(), "command lines": "\n".join(during)}
+    told |= {"webhook": f"{webhook.headers}{webhook.body.decode()}", "command lines": "\n".join(during)}
     found = [(where, canary) for where, text in told.items() for canary in CANARIES if canary in text]
     assert found == []
     for where in ("events", "SSE", f"/status/{job['job_id']}", "webhook"):

@@ -62,14 +62,15 @@ async def test_a_daemon_without_parent_and_environment_is_gone(resident: Any) ->
 
 async def test_a_script_in_the_background_is_gone(resident: Any) -> None:
     name = str(secrets.randbelow(10**12))
-    await resident.bash(
-        f"(cd /; setsid env -i sleep 600.{name} >/dev/null 2>&1 </dev/null &) ; sleep 0.1; true"
-    )
+    daemon = f"sleep 600.{name}"
+    begins = f"(cd /; setsid env -i {daemon} >/dev/null 2>&1 </dev/null &)"
+    seen = await resident.bash(f"{begins}; until pgrep -fx '{daemon}'; do :; done; echo it runs")
+    assert "it runs" in seen
     assert alive(name) == []
 
 
 async def test_what_forks_faster_than_one_can_look_is_gone(resident: Any) -> None:
     (resident.files / "storm.py").write_text(STORM)
-    assert "it blows" in await resident.bash("python3 storm.py; sleep 0.3")
+    assert "it blows" in await resident.bash("python3 storm.py")
     with (resident.files / "held").open() as held:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises if one of them has it still

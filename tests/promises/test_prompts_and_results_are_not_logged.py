@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.service import SERVE, Service, eventually, lines
+from tests.e2e.service import SERVE, Service, lines
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 

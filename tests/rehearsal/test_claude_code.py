@@ -23,6 +23,7 @@ from claude_agent_sdk import (
     SystemMessage,
     ToolUseBlock,
 )
+from tests.waiting import until
 
 from overnight.domain.prompts import continuation
 
@@ -77,17 +78,10 @@ class ClaudeCode:
     async def interrupt_in_first_tool(self, prompt: str, started: Callable[[], bool]) -> None:
         async with ClaudeSDKClient(self.options()) as client:
             await client.query(prompt)
-            await eventually(started)
+            await until(started)
             await client.interrupt()
             async for _ in client.receive_response():
                 pass
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Across processes there is nothing to wait on but the fact itself."""
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - no event of ours crosses from the other process
-            await asyncio.sleep(0.05)
 
 
 def kinds(messages: list[Message], subtype: str) -> list[SystemMessage]:

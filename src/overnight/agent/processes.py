@@ -56,10 +56,10 @@ def find(mark: str | None, uid: int | None = None) -> list[Process]:
     return [table[pid] for pid in found]
 
 
-async def end(mark: str | None, uid: int | None = None, *, seconds: float | None = None) -> list[Process]:
+async def end(mark: str | None, uid: int | None = None, *, seconds: float = KILL_SECONDS) -> list[Process]:
     """Kill the run's processes, and those of its user, until none is left; returns those that outlasted
     `seconds`."""
-    deadline = asyncio.get_running_loop().time() + (KILL_SECONDS if seconds is None else seconds)
+    deadline = asyncio.get_running_loop().time() + seconds
     pause = 0.005
     while left := await asyncio.to_thread(_kill_all, mark, uid):
         if asyncio.get_running_loop().time() > deadline:
@@ -87,16 +87,16 @@ def forget(root: Path) -> None:
     (root / RECORD).unlink(missing_ok=True)
 
 
-async def reap(root: Path, uid: int | None = None) -> None:
+async def reap(root: Path, uid: int | None = None, *, seconds: float = KILL_SECONDS) -> None:
     """End what is left of the run that a dead or frozen worker had in this workspace. Idempotent.
 
-    `uid`: of its user, if no other run is that user by now. Raises OSError if a process cannot be ended: the
+    `uid`: of its user, if no other run is that user by now. Raises OSError if a process outlasts `seconds`: the
     workspace must not be used then.
     """
     mark = await asyncio.to_thread(noted, root)
     if mark is None:
         return
-    if left := await end(mark, uid):
+    if left := await end(mark, uid, seconds=seconds):
         raise OSError(f"processes of an earlier run cannot be ended: {sorted(p.pid for p in left)}")
     await asyncio.to_thread(forget, root)
 

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from tests.waiting import eventually
 
 from overnight.rehearsal.app import rehearsal_app
 from overnight.serving import listen, serving, url_of
@@ -109,12 +110,11 @@ class Service:
         return dict(answer.json())
 
     async def finished(self, job_id: str) -> dict[str, Any]:
-        async with asyncio.timeout(90):
-            while True:
-                job = (await self.client.get(f"/status/{job_id}")).json()
-                if job["status"] in FINAL:
-                    return dict(job)
-                await asyncio.sleep(0.05)
+        async def ended() -> dict[str, Any] | None:
+            job = dict((await self.client.get(f"/status/{job_id}")).json())
+            return job if job["status"] in FINAL else None
+
+        return await eventually(ended, seconds=90)
 
     async def run(self, prompt: str, **fields: Any) -> dict[str, Any]:
         return await self.finished((await self.submit(prompt, **fields))["job_id"])

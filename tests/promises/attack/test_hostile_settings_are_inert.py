@@ -166,22 +166,12 @@ async def test_what_an_attempt_left_in_its_home_configures_nothing_for_the_next(
     await is_unharmed(service, job, canary)
 
 
-async def test_the_poison_works_where_the_operator_lets_it(start: Any, canary: Any) -> None:
-    """Else the tests above would show nothing."""
-    service = await start("none", OVERNIGHT_SETTING_SOURCES="project")
-    harmless = {".claude/settings.json": json.dumps({"hooks": json.loads(settings("project", ""))["hooks"]})}
-    await service.client.put(
-        f"/sessions/{SESSION}/archive",
-        content=zip_of(harmless),
-        headers={"content-type": "application/zip"},
-    )
-    job = await service.run(NEXT, session_id=SESSION)
-    assert "ran-hook-project" in await names_in_archive(service, job["session_id"])
-
-
-async def test_the_same_hooks_do_run_where_the_operator_loads_the_projects_settings(start: Any) -> None:
+@pytest.mark.parametrize("isolation", ["namespace", "none"])
+async def test_the_same_hooks_do_run_where_the_operator_loads_the_projects_settings(
+    start: Any, isolation: str
+) -> None:
     """The control: it is our options that keep them from running, not a mistake in the poison."""
-    service = await start("namespace", OVERNIGHT_SETTING_SOURCES="project")
+    service = await start(isolation, OVERNIGHT_SETTING_SOURCES="project")
     acting = json.loads(settings("project", "")) | {"env": {"POISONED": "project"}, "permissions": {}}
     del acting["apiKeyHelper"]  # it would take the place of the run's token
     files = {".claude/settings.json": json.dumps(acting)}
