@@ -162,7 +162,9 @@ def jobs(
     settings = _settings(url=url, data=data)
     from overnight.cli import jobs
 
-    finish(jobs.listing(settings, statuses=status or [], session_id=session, limit=limit, json=json))
+    finish(
+        jobs.listing(settings, statuses=[*map(str, status or [])], session_id=session, limit=limit, json=json)
+    )
 
 
 @app.command()
