@@ -37,7 +37,8 @@ def taken(rule: Mapping[str, Any]) -> str:
 print("# Settings\n")
 print(
     "All are environment variables; a command's own options are stronger. Durations are in seconds, sizes in bytes.\n"
-    "A variable that is empty counts as unset where there is no default."
+    "A variable that is empty counts as unset where there is no default. `serve`, `worker` and `doctor` say which "
+    "`OVERNIGHT_` variables are no settings: a misspelt limit does not hold."
 )
 print("This page is made by `scripts/settings_page.py`, and a test keeps it true.\n")
 rules = Settings.model_json_schema(by_alias=False)["properties"]

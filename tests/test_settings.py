@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from overnight.domain.signature import new_secret
-from overnight.settings import Settings, SettingsError, load, variable
+from overnight.settings import Settings, SettingsError, load, mistaken, variable
 
 SECRETS = (
     "ANTHROPIC_API_KEY",
@@ -106,6 +106,19 @@ def test_a_wrong_value_is_named_and_not_repeated(name: str) -> None:
         load()
     assert f" {name}:" in str(caught.value)
     assert "canary-value" not in str(caught.value)
+
+
+def test_a_name_that_is_no_setting_is_told_with_the_one_that_may_be_meant() -> None:
+    os.environ |= {
+        "OVERNIGHT_CONCURENCY": "3",
+        "OVERNIGHT_concurrency": "3",
+        "OVERNIGHT_FAVOURITE_COLOUR": "blue",
+        "OTHER": "1",
+    }
+    assert mistaken() == {
+        "OVERNIGHT_CONCURENCY": "OVERNIGHT_CONCURRENCY",
+        "OVERNIGHT_FAVOURITE_COLOUR": None,
+    }
 
 
 def test_a_url_holds_no_password() -> None:

@@ -39,6 +39,17 @@ async def test_an_address_of_a_project_is_enough_to_choose_it(settings: Settings
         assert isinstance(store, DirectoryArchives)
 
 
+async def test_of_two_stores_none_is_guessed(settings: Settings) -> None:
+    two = settings.model_copy(update={"s3_bucket": "sessions"})
+    with pytest.raises(SettingsError, match=r"OVERNIGHT_ARCHIVES: .*`supabase` or `s3`"):
+        async with opened_archives(two):
+            pass
+    checked = await archives(two)
+    assert (checked.verdict, "OVERNIGHT_ARCHIVES" in checked.finding) == (Verdict.BAD, True)
+    async with opened_archives(two.model_copy(update={"archives": "supabase"})) as store:
+        assert isinstance(store, SupabaseArchives)
+
+
 async def test_a_worker_does_not_start_on_a_store_that_refuses_it(server: Server, settings: Settings) -> None:
     server.project.rights[ANON] = ALL - {"delete"}
     with pytest.raises(SettingsError, match=r"does not let this key delete .*doctor.* Nothing was started"):

@@ -188,7 +188,10 @@ def test_doctor_tells_what_is_missing_and_never_shows_a_key(environment: dict[st
     assert "✓ API key: present" in bad.stdout
     assert "✗ Upstream" in bad.stdout
     assert "canary-key" not in bad.stdout + bad.stderr
-    assert "✗ API key: missing" in call(real, "doctor").stdout
+    missing = call({**real, "OVERNIGHT_CONCURENCY": "3"}, "doctor").stdout
+    assert "✗ API key: missing" in missing
+    assert "OVERNIGHT_CONCURENCY" in missing
+    assert "Did you mean OVERNIGHT_CONCURRENCY?" in missing
 
 
 def test_doctor_attacks_every_tier(environment: dict[str, str]) -> None:

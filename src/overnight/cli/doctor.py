@@ -14,13 +14,13 @@ import httpx
 import typer
 
 from overnight.archive.codec import ENGINE
-from overnight.cli.checks import Check, Verdict, any_bad, judged, tell
+from overnight.cli.checks import Check, Verdict, any_bad, judged, note, tell
 from overnight.cli.connect import running
 from overnight.cli.exits import Exit, Unable
 from overnight.cli.show import as_json
 from overnight.cli.text import NO_CLIENT, size
 from overnight.client.connection import is_loopback
-from overnight.settings import Settings
+from overnight.settings import Settings, mistaken
 
 PYTHON = (3, 11)
 SQLITE = (3, 51, 3)
@@ -58,6 +58,15 @@ async def _of_the_edge(settings: Settings) -> list[Check]:
 async def python(_: Settings) -> Check:
     found = ".".join(str(part) for part in sys.version_info[:3])
     return judged("Python", sys.version_info[:2] >= PYTHON, found, "overnight needs Python 3.11 or newer.")
+
+
+async def environment(_: Settings) -> Check:
+    wrong = mistaken()
+    if not wrong:
+        return judged("Environment", True, "every OVERNIGHT_ variable is a setting")
+    meant = [like for like in wrong.values() if like]
+    remedy = f"Did you mean {', '.join(meant)}?" if meant else "docs/settings.md lists them all."
+    return note("Environment", f"no settings, and ignored: {', '.join(wrong)}", remedy)
 
 
 async def agent_sdk(_: Settings) -> Check:
@@ -188,6 +197,7 @@ async def service(settings: Settings) -> Check:
 
 CHECKS: tuple[Callable[[Settings], Awaitable[Check]], ...] = (
     python,
+    environment,
     agent_sdk,
     claude_code,
     isolation,

@@ -12,7 +12,7 @@ import typer
 from overnight.cli.exits import Exit
 from overnight.cli.log import log_to_stderr
 from overnight.cli.starting import explained
-from overnight.settings import Settings
+from overnight.settings import Settings, mistaken
 
 
 async def serve(settings: Settings) -> Exit:
@@ -24,7 +24,7 @@ async def serve(settings: Settings) -> Exit:
         log_to_stderr(settings.log, redactor)
         async with running_service(settings, redactor=redactor) as service:
             _on_signals(service.stop)
-            _say(*service.banner, f"overnight is ready at {service.url}")
+            _say(*service.banner, *_ignored(), f"overnight is ready at {service.url}")
             await service.until_stopped()
             _say("overnight is stopping: running jobs are handed back and go on at the next start")
     return Exit.FAILED if service.failed else Exit.OK
@@ -39,7 +39,7 @@ async def worker(settings: Settings) -> Exit:
         log_to_stderr(settings.log, redactor)
         async with running_worker(settings, redactor=redactor) as one:
             _on_signals(one.stop)
-            _say(*one.banner, "overnight worker is ready")
+            _say(*one.banner, *_ignored(), "overnight worker is ready")
             await one.until_stopped()
             _say("overnight worker is stopping: its jobs are handed back")
     return Exit.FAILED if one.failed else Exit.OK
@@ -55,6 +55,11 @@ async def rehearsal(host: str, port: int) -> Exit:
         _say(f"the rehearsal API is ready at {url}", f"use it:  ANTHROPIC_BASE_URL={url} overnight serve")
         await ended.wait()
     return Exit.OK
+
+
+def _ignored() -> list[str]:
+    meant = {name: f"; {like} is one" if like else "" for name, like in mistaken().items()}
+    return [f"  IGNORED    {name} is no setting{hint}" for name, hint in meant.items()]
 
 
 def _keep_to_ourselves() -> None:

@@ -4,6 +4,6 @@ The plan's own names work as they are (`ANTHROPIC_API_KEY`, `ANTHROPIC_BASE_URL`
 `OVERNIGHT_`. `docs/settings.md` lists them, and a test keeps the list complete.
 """
 
-from overnight.settings.loading import Settings, SettingsError, load, variable
+from overnight.settings.loading import Settings, SettingsError, load, mistaken, variable
 
-__all__ = ["Settings", "SettingsError", "load", "variable"]
+__all__ = ["Settings", "SettingsError", "load", "mistaken", "variable"]

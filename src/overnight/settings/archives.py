@@ -15,7 +15,7 @@ class ArchiveSettings(Group):
     archives: Literal["auto", "directory", "supabase", "s3"] = Field(
         "auto",
         description="Where archives are kept; `auto` takes the store whose address is set, and the directory "
-        "`archives` below the data directory otherwise.",
+        "`archives` below the data directory otherwise; with two addresses set, say which.",
     )
     archive_exclude: CommaSeparated[str] = Field(
         (".git", "node_modules", ".cache", "dist"), description="Names left out of archives, comma separated."

@@ -1,7 +1,8 @@
 """All settings together, and how they are read from the environment."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import SecretStr, ValidationError
@@ -10,6 +11,10 @@ from overnight.settings.archives import ArchiveSettings, S3Settings, SupabaseSet
 from overnight.settings.edge import EdgeSettings
 from overnight.settings.runs import JobSettings, ModelSettings, SandboxSettings
 from overnight.settings.service import RequestSettings, ServiceSettings, WebhookSettings
+
+_OURS = "OVERNIGHT_"
+_NEAR = 0.8
+"""As `difflib` measures: two letters of ten may differ."""
 
 
 class SettingsError(Exception):
@@ -40,7 +45,7 @@ class Settings(
 
 def variable(name: str) -> str:
     """The environment variable of a setting."""
-    return name.upper() if Settings.model_fields[name].validation_alias else f"OVERNIGHT_{name.upper()}"
+    return name.upper() if Settings.model_fields[name].validation_alias else f"{_OURS}{name.upper()}"
 
 
 def load(**overrides: Any) -> Settings:
@@ -55,11 +60,26 @@ def load(**overrides: Any) -> Settings:
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
     secret = {variable(name) for name in settings.secrets()}
-    for name in [
-        name for name in os.environ if name.upper() in secret
-    ]:  # they are read in any case of letters
+    spelled = [name for name in os.environ if name.upper() in secret]  # they are read in any case of letters
+    for name in spelled:
         del os.environ[name]
     return settings
+
+
+def mistaken() -> dict[str, str | None]:
+    """Variables of the environment that are named like ours and are no setting, with the name that may be meant: a
+    misspelt limit does not hold."""
+    known = [own for name in Settings.model_fields if (own := variable(name)).startswith(_OURS)]
+    names = {name.upper() for name in os.environ}
+    return {
+        name: _meant(name, known) for name in sorted(names) if name.startswith(_OURS) and name not in known
+    }
+
+
+def _meant(name: str, known: Iterable[str]) -> str | None:
+    ends = [own.removeprefix(_OURS) for own in known]
+    near = get_close_matches(name.removeprefix(_OURS), ends, 1, _NEAR)
+    return _OURS + near[0] if near else None
 
 
 def _explain(error: ValidationError) -> str:

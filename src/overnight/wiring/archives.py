@@ -31,8 +31,14 @@ async def opened_archives(settings: Settings) -> AsyncIterator[ArchiveStore]:
 
 
 def chosen_archives(settings: Settings) -> str:
+    """Raises SettingsError if `auto` would have to guess."""
     if settings.archives != "auto":
         return settings.archives
+    if settings.supabase_url and settings.s3_bucket:
+        raise SettingsError(
+            "OVERNIGHT_ARCHIVES: SUPABASE_URL and OVERNIGHT_S3_BUCKET are both set. Say which of the two keeps the "
+            "archives, `supabase` or `s3`. Nothing was started."
+        )
     if settings.supabase_url:
         return "supabase"
     return "s3" if settings.s3_bucket else "directory"
@@ -51,9 +57,9 @@ class Tried:
 
 async def try_archives(settings: Settings) -> Tried:
     """Write, read, list and delete one small object, where the store is not a directory."""
-    if chosen_archives(settings) == "directory":
-        return Tried(finding=f"in {settings.data / 'archives'}")
     try:
+        if chosen_archives(settings) == "directory":
+            return Tried(finding=f"in {settings.data / 'archives'}")
         if chosen_archives(settings) == "s3":
             return Tried(finding=await try_s3(settings))
         async with _supabase(settings) as archives:
