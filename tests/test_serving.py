@@ -102,6 +102,21 @@ async def test_a_connection_that_is_used_again_is_held_to_the_same(port: int) ->
     writer.close()
 
 
+@pytest.mark.parametrize("late", [b"\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nx"])
+async def test_bytes_that_begin_no_request_keep_no_connection(late: bytes) -> None:
+    """uvicorn stops counting its seconds of idleness (5) at any byte."""
+    async with served(head_seconds=60.0) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        writer.write(late)
+        if late.startswith(b"GET"):
+            await reader.readuntil(b"ok")
+            writer.write(b"y")
+        assert await ending(reader) == b""
+        writer.close()
+
+
 async def test_a_client_that_takes_nothing_is_let_go_of() -> None:
     endless = Endless()
     with (

@@ -108,6 +108,17 @@ def test_a_wrong_value_is_named_and_not_repeated(name: str) -> None:
     assert "canary-value" not in str(caught.value)
 
 
+def test_the_plans_own_names_are_read_with_our_prefix_too_and_their_secrets_leave() -> None:
+    os.environ |= {
+        "OVERNIGHT_ANTHROPIC_API_KEY": "canary-key",
+        "OVERNIGHT_ANTHROPIC_BASE_URL": "http://[::1]:8/",
+    }
+    settings = load()
+    assert settings.anthropic_base_url == "http://[::1]:8/"
+    assert "canary-key" not in os.environ.values()
+    assert mistaken() == {}
+
+
 def test_a_name_that_is_no_setting_is_told_with_the_one_that_may_be_meant() -> None:
     os.environ |= {
         "OVERNIGHT_CONCURENCY": "3",
@@ -119,6 +130,13 @@ def test_a_name_that_is_no_setting_is_told_with_the_one_that_may_be_meant() -> N
         "OVERNIGHT_CONCURENCY": "OVERNIGHT_CONCURRENCY",
         "OVERNIGHT_FAVOURITE_COLOUR": None,
     }
+
+
+@pytest.mark.parametrize("url", ["ftp://a", "https://a:b", "http://a?b", "http://", "a"])
+def test_a_url_that_is_none_is_refused(url: str) -> None:
+    os.environ["ANTHROPIC_BASE_URL"] = url
+    with pytest.raises(SettingsError, match="ANTHROPIC_BASE_URL"):
+        load()
 
 
 def test_a_url_holds_no_password() -> None:

@@ -118,6 +118,7 @@ class PromptHttp(HttpToolsProtocol):
         super().data_received(data)
         if self._deadline is not None and self._head_bytes > MAX_HEAD_BYTES:
             self.transport.abort()
+        self._rest_again()
 
     def on_message_begin(self) -> None:
         self._wait_for_head()
@@ -142,6 +143,14 @@ class PromptHttp(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _rest_again(self) -> None:
+        """uvicorn forgets its keep-alive at any byte, also at one that begins no request: a line end, a late body."""
+        answered = self.cycle is not None and self.cycle.response_complete
+        if answered and self._deadline is None and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            resting = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+            self.timeout_keep_alive_task = resting
 
     def _look_later(self) -> None:
         left = self.transport.get_write_buffer_size()

@@ -200,7 +200,9 @@ def test_what_the_gateway_counted_is_charged_where_that_is_more_and_its_price_is
     least: float, cost: float
 ) -> None:
     """Calls of the agent's own programs are in no total, and the total lies where the agent can write."""
-    assert judge(result(total_cost_usd=0.5), metered=Metered(Usage(), 9.0, least)).cost_usd == cost
+    counted = Metered(Usage(), 9.0, least)
+    for over_budget in (False, True):  # it ended well all the same
+        assert judge(result(total_cost_usd=0.5), metered=counted, over_budget=over_budget).cost_usd == cost
 
 
 ODD = [
@@ -215,6 +217,7 @@ ODD = [
     {"errors": "none"},
     {"api_error_status": "529"},
     {"permission_denials": 7},
+    {"terminal_reason": "x" * 1000},
 ]
 
 

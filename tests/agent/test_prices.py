@@ -39,6 +39,16 @@ def test_another_model_may_cost_as_much_as_the_dearest(model: str) -> None:
     assert (counted.cost_usd, counted.least_usd) == (75.01, 0.01)
 
 
+@pytest.mark.parametrize(
+    ("model", "output"), [("claude-opus-5-6", 25.0), ("claude-fable-5-2-20270101", 50.0)]
+)
+def test_a_version_that_is_not_listed_has_the_price_of_its_family_as_a_guess(
+    model: str, output: float
+) -> None:
+    counted = metered(model, {"output_tokens": MILLION})
+    assert (counted.cost_usd, counted.least_usd) == (output, 0.0)
+
+
 def test_each_kind_of_token_has_its_price() -> None:
     def cost(**usage: Any) -> float:
         return metered("claude-sonnet-5-5", usage).cost_usd
@@ -102,3 +112,14 @@ def test_whatever_comes_is_no_error(parts: list[bytes], is_stream: bool) -> None
         meter.feed(part)
     meter.end()
     assert meter.metered.usage == Usage(input_tokens=100, output_tokens=7), "estimated, for nothing was told"
+
+
+@pytest.mark.parametrize(
+    "asked", [Question(size=32 << 20, max_tokens=1), Question(size=3, max_tokens=10**15)]
+)
+def test_an_estimate_is_no_more_than_the_longest_context(asked: Question) -> None:
+    meter = Meter(asked)
+    meter.begin("application/json")
+    meter.break_off()
+    usage = meter.metered.usage
+    assert max(usage.input_tokens, usage.output_tokens) == MILLION

@@ -293,7 +293,7 @@ async def test_a_worker_whose_token_is_revoked_stores_nothing_and_another_finish
     tmp_path: Path,
 ) -> None:
     """The edge is deployed again with another token, at the same address and with the same data. The worker's lease
-    outlasts that: it is the refusal that ends the run. It is renewed each 20 seconds, so the alarm looks after 25."""
+    outlasts that: it is the refusal that ends the run."""
     key, port = new_key(bytes(range(RANDOM_BYTES))), free_port()
     options = ("--state", str(tmp_path / "state"), "--tend", "25", "--port", str(port))
     hangs = lines(
@@ -301,7 +301,7 @@ async def test_a_worker_whose_token_is_revoked_stores_nothing_and_another_finish
     )
     async with client_of(f"http://127.0.0.1:{port}", key) as edge:
         with start_edge(tmp_path, *options, key=key) as settings:
-            first = worker_of(settings, "one", OVERNIGHT_LEASE_SECONDS="60", OVERNIGHT_CHECKPOINT_SECONDS="0")
+            first = worker_of(settings, "one", OVERNIGHT_LEASE_SECONDS="24", OVERNIGHT_CHECKPOINT_SECONDS="0")
             await first.start()
             job = await submit(edge, hangs)
             await eventually(lambda: found(first.data / "runs", "again"))

@@ -17,7 +17,7 @@ from overnight.domain.outcome import Ending, Outcome, failed
 from overnight.domain.transitions import resend
 from overnight.flows.bells import ring
 from overnight.flows.sweep import sights_of
-from overnight.ports import RunOrder, Stop
+from overnight.ports import RunOrder, Stop, StorageFull
 
 
 async def claim(world: Any, job: Any, worker: str = "worker-1") -> None:
@@ -39,6 +39,38 @@ async def test_a_lapsed_lease_is_taken_back_and_rung(world: Any) -> None:
     assert (await world.job(job.job_id)).status is Status.QUEUED
     assert world.agent.reaped == [world.workspaces.root(job.job_id, 1)]
     assert (await world.bell()).job_id == job.job_id
+
+
+class FullDisk:
+    """A store that can be read, and takes nothing."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def change(self, *_given: Any) -> Any:
+        raise StorageFull("no room")
+
+
+async def test_on_a_full_disk_room_is_made_and_lapsed_leases_are_counted_anew(world: Any) -> None:
+    """A worker that lives could not have renewed its own, and tries to more often than it is looked for."""
+    job = await world.submit()
+    await claim(world, job)
+    left = world.workspaces.root("0190a0a0-0000-7000-8000-000000000000", 1)
+    left.mkdir(parents=True)
+    world.clock.time += 15.0
+    sweep = world.sweep()
+    full = replace(sweep, store=FullDisk(world.store))
+    await full.once()
+    with pytest.raises(ExceptionGroup):
+        await full.once()
+    assert not left.exists()
+    await sweep.once()
+    assert (await world.job(job.job_id)).status is Status.PROCESSING
+    await sweep.once()
+    assert (await world.job(job.job_id)).status is Status.QUEUED
 
 
 async def test_a_worker_that_slept_with_its_machine_and_renews_on_waking_keeps_its_job(world: Any) -> None:

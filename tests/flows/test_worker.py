@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tests.waiting import until
+
+from overnight.adapters.system import SystemClock
 from overnight.domain import transitions
 from overnight.domain.job import Status
 from overnight.flows.lease import Holder, StopReason
@@ -77,3 +80,23 @@ async def test_a_store_that_is_away_is_not_stormed_until_the_lease_is_over(world
         await stop.wait()
     assert stop.reason is StopReason.UNSURE
     assert len(waits.asked) <= 12, "ten seconds of the lease were left"
+
+
+class Hangs:
+    async def change(self, *_given: Any) -> Any:
+        await asyncio.Event().wait()
+
+    snapshot = change
+
+
+async def test_a_renewal_that_hangs_does_not_keep_the_run_past_its_lease(world: Any) -> None:
+    clock, seconds = SystemClock(), 0.3
+    start = transitions.start(worker="w", now=clock.now(), lease_seconds=seconds, isolation="test")
+    job = (await world.store.change((await world.submit()).job_id, start)).job
+    holder = Holder(Hangs(), world.wakeups, clock, seconds)  # type: ignore[arg-type]  # all of them that it needs
+    leaving = asyncio.Event()
+    async with asyncio.timeout(10), holder.hold(job, leaving=leaving) as stop:
+        await stop.wait()
+        assert (stop.reason, stop.worth_waiting) == (StopReason.UNSURE, True)
+        leaving.set()
+        await until(lambda: not stop.worth_waiting)

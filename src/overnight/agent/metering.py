@@ -17,6 +17,8 @@ LONGEST = 32 * 1024 * 1024
 
 BYTES_A_TOKEN = 3
 """For what was never reported: rather too many tokens than too few."""
+MOST_TOKENS = 1_000_000
+"""The longest context: no estimate goes further, whatever was sent or asked for."""
 
 
 class _Delta(msgspec.Struct):
@@ -99,9 +101,9 @@ class Meter:
         """
         question = self._question
         if not self._reported:
-            self._reported["input_tokens"] = question.size // BYTES_A_TOKEN
+            self._reported["input_tokens"] = min(question.size // BYTES_A_TOKEN, MOST_TOKENS)
         seen = -(-self._characters // BYTES_A_TOKEN) if question.stream else question.max_tokens
-        self._report({"output_tokens": max(seen, self.metered.usage.output_tokens)})
+        self._report({"output_tokens": max(min(seen, MOST_TOKENS), self.metered.usage.output_tokens)})
 
     def _keep(self, part: bytes) -> None:
         self._lost = self._lost or len(self._kept) + len(part) > LONGEST

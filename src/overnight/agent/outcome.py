@@ -38,10 +38,13 @@ Code can say anything in its place. The ledger of an edge takes no document over
 place of secrets may be longer than they were; a run whose end cannot be written would be run, and paid for, again."""
 
 
+_Word = Annotated[str, msgspec.Meta(max_length=100)]
+
+
 class _Result(msgspec.Struct):
     """What of a result is relied on, in the only form that goes into the ledger."""
 
-    subtype: str
+    subtype: _Word
     is_error: bool
     num_turns: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
     total_cost_usd: Annotated[float, msgspec.Meta(ge=0, lt=1e9)] | None
@@ -49,7 +52,7 @@ class _Result(msgspec.Struct):
     result: str | None
     errors: list[str] | None
     api_error_status: int | None
-    terminal_reason: str | None
+    terminal_reason: _Word | None
     permission_denials: list[Any] | None
 
 
@@ -121,7 +124,7 @@ def outcome_of(record: Record, *, stopped: bool, wants_structure: bool) -> Outco
         resume_at=record.resets_at if bare.code is ErrorCode.RATE_LIMITED else None,
         usage=_usage_so_far(record),
         num_turns=result.num_turns if result else 0,
-        cost_usd=_cost(record, is_cut=stopped or record.over_budget),
+        cost_usd=_cost(record, is_cut=bare.ending is not Ending.DONE and (stopped or record.over_budget)),
     )
 
 

@@ -5,6 +5,7 @@ of 2026-11-24. It is the list price: discounts and batches are not known here. A
 costs as much as the dearest one, so that a budget errs on the safe side.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +19,8 @@ WRITE_1_HOUR = 2.0
 WEB_SEARCH_USD = 0.01
 FAST = 6.0
 """`speed: fast` costs 2 to 6 times as much, by model; the dearest is taken."""
+_LATER = re.compile(r"-\d{1,2}(?!\d)")
+"""A version behind the name of an earlier one; a date has more digits."""
 US_ONLY = 1.1
 """`inference_geo: us`."""
 
@@ -50,9 +53,12 @@ PRICES: Mapping[str, Price] = {
     "claude-opus-4-7": Price(input=5.0, output=25.0, cache_read=0.5),
     "claude-opus-4-6": Price(input=5.0, output=25.0, cache_read=0.5),
     "claude-opus-4-5": Price(input=5.0, output=25.0, cache_read=0.5),
+    "claude-opus-4-1": _DEAREST,
     "claude-opus-4": _DEAREST,
     "claude-sonnet-5-5": Price(input=2.0, output=10.0, cache_read=0.1),
     "claude-sonnet-5": Price(input=2.0, output=10.0, cache_read=0.2),
+    "claude-sonnet-4-6": Price(input=3.0, output=15.0, cache_read=0.3),
+    "claude-sonnet-4-5": Price(input=3.0, output=15.0, cache_read=0.3),
     "claude-sonnet-4": Price(input=3.0, output=15.0, cache_read=0.3),
     "claude-haiku-5-5": Price(input=0.1, output=0.5, cache_read=0.01, long_above=100_000, long=_HAIKU_LONG),
     "claude-haiku-4-5": Price(input=1.0, output=5.0, cache_read=0.1),
@@ -81,11 +87,15 @@ class Metered:
         return read + usage.output_tokens
 
 
-def _listed_price(model: str) -> Price | None:
+def _price_of(model: str) -> tuple[Price, bool]:
+    """And whether it is known to be its own: that of an earlier version is a guess, and of no version at all."""
     fitting = [
         name for name in PRICES if model == name or model.startswith((f"{name}-", f"{name}[", f"{name}@"))
     ]
-    return PRICES[max(fitting, key=len)] if fitting else None
+    if not fitting:
+        return _DEAREST, False
+    name = max(fitting, key=len)
+    return PRICES[name], _LATER.match(model, len(name)) is None
 
 
 def usage_of(reported: Mapping[str, Any]) -> Usage:
@@ -100,16 +110,16 @@ def usage_of(reported: Mapping[str, Any]) -> Usage:
 
 def metered(model: str, reported: Mapping[str, Any]) -> Metered:
     """From the `usage` of an answer of the API."""
-    usage, listed = usage_of(reported), _listed_price(model)
+    usage, (price, is_own) = usage_of(reported), _price_of(model)
     hour = min(
         _count(_part(reported, "cache_creation"), "ephemeral_1h_input_tokens"),
         usage.cache_creation_input_tokens,
     )
     searches = _count(_part(reported, "server_tool_use"), "web_search_requests") * WEB_SEARCH_USD
-    tokens = _cost(listed or _DEAREST, usage, hour)
+    tokens = _cost(price, usage, hour)
     tokens *= US_ONLY if reported.get("inference_geo") == "us" else 1.0
     fast = FAST if reported.get("speed") == "fast" else 1.0
-    least = searches + (0.0 if listed is None else tokens)
+    least = searches + (tokens if is_own else 0.0)
     return Metered(usage, round(tokens * fast + searches, 9), round(least, 9))
 
 

@@ -34,7 +34,7 @@ from overnight.agent.options import (
     transcripts_of,
     write_system_prompt,
 )
-from overnight.agent.outcome import Record, outcome_of
+from overnight.agent.outcome import KEPT, Record, outcome_of
 from overnight.agent.prices import Metered
 from overnight.agent.slots import Slots, clear
 from overnight.agent.tasks import cancelled, to_the_end
@@ -147,7 +147,7 @@ class ClaudeAgent:
         try:
             return await self._attempt(order, emit, stop)
         except Exception as error:  # noqa: BLE001 - the port promises an outcome, whatever breaks
-            return _broken(order, error, Metered())
+            return _broken(order, error, Metered(), "The session is as it was before the job.")
 
     async def reap(self, root: Path) -> None:
         """Raises OSError if something cannot be killed: the workspace must not be used then."""
@@ -177,7 +177,7 @@ class ClaudeAgent:
                     outcome = outcome_of(record, stopped=stop.is_set(), wants_structure=wants_structure)
                     return redactor.outcome(outcome)
                 except Exception as error:  # noqa: BLE001 - whatever breaks, what was used by then is charged
-                    return _broken(order, error, grant.used)
+                    return _broken(order, error, grant.used, KEPT)
         finally:
             await to_the_end(_clean_up(workspace, mark))
 
@@ -199,12 +199,12 @@ def _within_own_budget(allowed: Allowance, order: RunOrder) -> Allowance:
     return allowed if budget is None else dataclasses.replace(allowed, usd=budget - order.spent_usd)
 
 
-def _broken(order: RunOrder, error: Exception, used: Metered) -> Outcome:
+def _broken(order: RunOrder, error: Exception, used: Metered, kept: str) -> Outcome:
     _log.error("the run of job %s broke", order.job_id, exc_info=error)
     outcome = failed(
         ErrorCode.INTERNAL,
-        f"The service could not run the agent ({type(error).__name__}). The session is as it was before "
-        "the job. It is tried again; the log of the service says more.",
+        f"The service could not run the agent ({type(error).__name__}). {kept} It is tried again; the log of the "
+        "service says more.",
     )
     return dataclasses.replace(outcome, usage=used.usage, cost_usd=used.cost_usd)
 
@@ -242,6 +242,10 @@ class _Launch:
             finally:
                 try:
                     await to_the_end(self._finish(conversation, talking))
+                except OSError:
+                    if record.result is None:
+                        raise
+                    _log.exception("the end of job %s is left to the cleaning up", self.order.job_id)
                 finally:
                     await to_the_end(cancelled(serving))
         if talking.done() and not talking.cancelled():

@@ -90,6 +90,7 @@ async def _sent(
 async def _in_chunks(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     """Small ones: what a slow client has not taken yet lies in the server's memory a second time."""
     piece: bytes | None = first
+    del first  # or it is held until the end
     async with aclosing(rest):
         while piece is not None:
             for at in range(0, len(piece), CHUNK):

@@ -90,8 +90,13 @@ class Restore:
             "owner": manner.owner,
             "recorded": manner.statuses is not None,
         }
-        descriptors = {"root": os.open(self.root, OPEN_DIRECTORY), "archive": self.archive.duplicate()}
-        helper.order("write", order, descriptors)
+        root = os.open(self.root, OPEN_DIRECTORY)
+        try:
+            archive = self.archive.duplicate()
+        except OSError:
+            os.close(root)
+            raise
+        helper.order("write", order, {"root": root, "archive": archive})
 
     def _write_link(self, reach: Reach, record: Record, target: bytes) -> None:
         parent, _, leaf = path_below(self.prefix, record).rpartition("/")

@@ -60,7 +60,10 @@ def unpack(
         session = _session(archive, judged, profile)
         shares = _shares(judged, routes)
         most = max(shares, key=lambda prefix: len(shares[prefix]), default=None)
-        with _staged(routes, record) as places:
+        with (
+            _staged(routes, record) as places,
+            resources.pop_all(),
+        ):  # what writes has ended before it removes
             for prefix, share in shares.items():
                 manner = Manner(
                     plain_modes=profile.stranger,

@@ -38,9 +38,14 @@ class RunStop:
     def __init__(self) -> None:
         self._set = asyncio.Event()
         self.reason: StopReason | None = None
-        self.worth_waiting = False
+        self.away = self._leaving = False
+
+    @property
+    def worth_waiting(self) -> bool:
+        return self.away and not self._leaving
 
     def set(self, reason: StopReason) -> None:
+        self._leaving = self._leaving or reason is StopReason.SHUTDOWN
         if self.reason is None or reason is StopReason.LOST:
             self.reason = reason
         self._set.set()
@@ -70,7 +75,7 @@ class Holder:
         stop = RunStop()
         async with asyncio.TaskGroup() as tasks:
             watchers = [
-                tasks.create_task(self._renew(job, stop, leaving)),
+                tasks.create_task(self._renew(job, stop)),
                 tasks.create_task(set_after(leaving.wait(), stop, StopReason.SHUTDOWN)),
             ]
             try:
@@ -79,24 +84,26 @@ class Holder:
                 for watcher in watchers:
                     watcher.cancel()
 
-    async def _renew(self, job: Job, stop: RunStop, leaving: asyncio.Event) -> None:
+    async def _renew(self, job: Job, stop: RunStop) -> None:
         until = job.lease.until if job.lease else self._clock.now()
         with self._wakeups.subscribe(f"job:{job.job_id}") as changes:
             while stop.reason is not StopReason.LOST:
                 now, away = self._clock.now(), False
                 try:
-                    seen = await self._seen(job, renew_it=now >= until - self._margin)
+                    # A call may hang, and the end of the lease must stop the run all the same.
+                    async with asyncio.timeout(max(until - now, self._pause)):
+                        seen = await self._seen(job, renew_it=now >= until - self._margin)
                     until = seen.lease.until if seen.lease else until
                     _heed(seen, job.attempt, stop)
                 except Refused:
                     stop.set(StopReason.LOST)
-                except StorageError:
+                except (StorageError, TimeoutError):
                     away = True
-                    if not stop.worth_waiting:  # Said once, and not for as long as the store is away.
+                    if not stop.away:  # Said once, and not for as long as the store is away.
                         log.exception("could not renew the lease of job %s; it is tried again", job.job_id)
-                    if now >= until:
+                    if self._clock.now() >= until:
                         stop.set(StopReason.UNSURE)
-                stop.worth_waiting = away and not leaving.is_set()
+                stop.away = away
                 left = until - self._margin - self._clock.now()
                 await changes.wait(max(left, self._pause / 5))
 

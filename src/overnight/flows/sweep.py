@@ -57,13 +57,22 @@ class Sweep:
     away, finds all of them lapsed, its own included; lost is one that is not renewed within `sights`."""
 
     async def once(self) -> None:
-        await self._take_back_lost_jobs()
-        await self._ring_lost_bells()
-        await self._clear_leftovers()
+        """Raises ExceptionGroup of what failed: on a full disk nothing can be written, but room can be made."""
+        failed: list[Exception] = []
+        for part in (self._take_back_lost_jobs, self._ring_lost_bells, self._clear_leftovers, self._evict):
+            try:
+                await part()
+            except Exception as trouble:  # noqa: BLE001 - raised below; it must not hold up the other parts
+                failed.append(trouble)
+        if failed:
+            raise ExceptionGroup("the sweep", failed)
+
+    async def _evict(self) -> None:
         await self.workspaces.evict(now=self.clock.now())
 
     async def _take_back_lost_jobs(self) -> None:
-        lapsed: dict[tuple[str, Lease], int] = {}
+        before, lapsed = dict(self.suspects), dict[tuple[str, Lease], int]()
+        self.suspects.clear()  # Anew if this fails: what cannot be written now could not be renewed either.
         for job in await self.index.running():
             if job.lease is None:
                 continue
@@ -71,10 +80,9 @@ class Sweep:
                 await self._take_back(job, dead=True)
             elif job.lease.until <= self.clock.now():
                 suspect = job.job_id, job.lease
-                lapsed[suspect] = self.suspects.get(suspect, 0) + 1
+                lapsed[suspect] = before.get(suspect, 0) + 1
                 if lapsed[suspect] >= self.sights:
                     await self._take_back(job, dead=False)
-        self.suspects.clear()
         self.suspects.update(lapsed)
 
     async def _take_back(self, job: Job, *, dead: bool) -> None:

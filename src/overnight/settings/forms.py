@@ -41,7 +41,8 @@ def _split(separator: str) -> BeforeValidator:
 
 def _url(text: str) -> str:
     """A name or password in it would be told: it is no secret."""
-    if re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", text) is None:
+    host = r"(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]]+)"
+    if re.fullmatch(rf"https?://{host}(:[0-9]{{1,5}})?(/[^\s?#]*)?", text) is None:
         raise ValueError("must be http:// or https://, a host, and nothing secret, no ? and no #")
     return text
 

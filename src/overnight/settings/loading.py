@@ -59,7 +59,8 @@ def load(**overrides: Any) -> Settings:
         settings = Settings(**given)
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
-    secret = {variable(name) for name in settings.secrets()}
+    # The plan's own names are read with our prefix too (`populate_by_name`).
+    secret = {read for name in settings.secrets() for read in (variable(name), f"{_OURS}{name.upper()}")}
     spelled = [name for name in os.environ if name.upper() in secret]  # they are read in any case of letters
     for name in spelled:
         del os.environ[name]
@@ -69,7 +70,7 @@ def load(**overrides: Any) -> Settings:
 def mistaken() -> dict[str, str | None]:
     """Variables of the environment that are named like ours and are no setting, with the name that may be meant: a
     misspelt limit does not hold."""
-    known = [own for name in Settings.model_fields if (own := variable(name)).startswith(_OURS)]
+    known = [f"{_OURS}{name.upper()}" for name in Settings.model_fields]
     names = {name.upper() for name in os.environ}
     return {
         name: _meant(name, known) for name in sorted(names) if name.startswith(_OURS) and name not in known

@@ -83,10 +83,10 @@ async def _greet(documents: HttpDocuments, lease_seconds: float) -> None:
     except StorageError:
         log.exception("the edge does not answer yet")
         return
-    if lease_seconds / 3 >= tend_seconds:  # It is renewed when so much of it has passed.
+    if lease_seconds >= tend_seconds:
         raise SettingsError(
-            f"OVERNIGHT_LEASE_SECONDS: with {lease_seconds:g}, the edge would take every job back before its lease is "
-            f"renewed. Set less than three times the edge's OVERNIGHT_TEND_SECONDS ({tend_seconds:g})."
+            f"OVERNIGHT_LEASE_SECONDS: with {lease_seconds:g}, the edge would give a job to another worker while this "
+            f"one still believes to have it. Set less than the edge's OVERNIGHT_TEND_SECONDS ({tend_seconds:g})."
         )
 
 

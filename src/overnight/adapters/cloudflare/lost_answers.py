@@ -1,9 +1,13 @@
 """What a write came to whose answer was lost: looked up, since to decide again would tell of it twice."""
 
+import asyncio
 from collections.abc import Mapping
 
 from overnight.adapters.cloudflare.documents import ABSENT, Batch, Document, Documents, Read
 from overnight.ports import StorageError
+
+LOOK_SECONDS = 3.0
+"""A renewal that hangs must have failed, this look included, before the alarm takes its job back (`over_http.py`)."""
 
 
 class CertainDocuments:
@@ -19,8 +23,13 @@ class CertainDocuments:
         """Raises StorageError if nothing was written, or if that cannot be told."""
         try:
             return await self._documents.write(name, batch)
-        except StorageError:
-            if not await self._stands(name, batch):
+        except StorageError as failure:
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    stands = await self._stands(name, batch)
+            except TimeoutError:
+                raise failure from None
+            if not stands:
                 raise
             return True
 

@@ -55,8 +55,8 @@ class Owners:
         try:
             await self._note(job.owner, job.job_id, room)
         except Refused as refused:
-            running_only = isinstance(refused, OwnerBusy)
-            if not await self._mend(job.owner, running_only=running_only):
+            for_running = isinstance(refused, OwnerBusy)
+            if not await self._mend(job.owner, for_running=for_running):
                 raise
             await self._note(job.owner, job.job_id, room)
 
@@ -107,7 +107,7 @@ class Owners:
                 return
         raise StorageBusy("The owner's jobs are changed by too many at once. Nothing was written: try again.")
 
-    async def _mend(self, owner: str, *, running_only: bool) -> bool:
+    async def _mend(self, owner: str, *, for_running: bool) -> bool:
         """Compare some entries with the jobs themselves, each time the next ones. True if that may have helped.
 
         Those that are said to run come first: however many wait, a place that nobody has is soon found to be free.
@@ -118,7 +118,7 @@ class Owners:
         if now - kept.mended_at < MEND_SECONDS:
             return False
         entries = _entries(await self._documents.read(name, Read(spans=[Span(_OPEN, limit=MOST)])))
-        kept, looked_at = tally.next_to_mend(kept, entries, most=MENDED, running_only=running_only)
+        kept, looked_at = tally.next_to_mend(kept, entries, most=MENDED, for_running=for_running)
         kept = msgspec.structs.replace(kept, mended_at=now)
         batch = Batch(expect={_TALLY: _version(found)}, put={_TALLY: codec.encode(kept)})
         if not await self._documents.write(name, batch):

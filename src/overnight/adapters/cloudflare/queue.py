@@ -79,8 +79,11 @@ class CloudflareQueue:
         ends = now() + wait_seconds
         await asyncio.sleep(min(self._pace.left(now()), wait_seconds))
         while True:
-            bells = await self._pull(limit, visibility_seconds)
-            self._pace.looked(now(), found=bool(bells))
+            bells: Sequence[Bell] = []
+            try:
+                bells = await self._pull(limit, visibility_seconds)
+            finally:  # of one that fails too the next comes later
+                self._pace.looked(now(), found=bool(bells))
             left = max(ends - now(), 0.0)
             if bells or left < self._pace.left(now()):
                 await asyncio.sleep(0.0 if bells else left)

@@ -95,23 +95,21 @@ def mended(noted: Noted, job: Job | None, *, now: float) -> Noted:
 
 
 def next_to_mend(
-    tally: Tally, entries: Mapping[str, Entry], *, most: int, running_only: bool
+    tally: Tally, entries: Mapping[str, Entry], *, most: int, for_running: bool
 ) -> tuple[Tally, list[str]]:
     """The keys of up to `most` entries to compare with their jobs, and the tally that remembers how far that goes.
 
-    Those that are said to run have half of the places, or all; each status is gone through by itself, round and round.
+    Those that are said to run have half of the places, or four fifths; each status is gone through by itself, round
+    and round.
     """
     chosen: list[str] = []
     reached = dict(tally.reached)
-    shares = (
-        [(Status.PROCESSING, most)]
-        if running_only
-        else [(Status.PROCESSING, most // 2), (Status.QUEUED, most)]
-    )
+    running = most * 4 // 5 if for_running else most // 2
+    shares = [(Status.PROCESSING, running), (Status.QUEUED, most - running)]
     for status, share in shares:
         keys = sorted(key for key, entry in entries.items() if entry.status is status)
         begin = bisect_right(keys, reached.get(status, ""))
-        if mine := (keys[begin:] + keys[:begin])[: min(share, most - len(chosen))]:
+        if mine := (keys[begin:] + keys[:begin])[:share]:
             chosen += mine
             reached[status] = mine[-1]
     return msgspec.structs.replace(tally, reached=reached), chosen
