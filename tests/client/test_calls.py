@@ -194,11 +194,18 @@ async def test_a_damaged_download_leaves_what_was_there(
     assert names(tmp_path) == ["archive.zip"]
 
 
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (httpx.ReadError("gone"), ServiceUnreachable),
+        (httpx.RemoteProtocolError("the body is incomplete"), DamagedDownload),  # the service closed it
+    ],
+)
 async def test_a_broken_download_leaves_nothing(
-    client: AsyncClient, script: Any, tmp_path: Path, stream: Make
+    client: AsyncClient, script: Any, tmp_path: Path, stream: Make, failure: Exception, told: type[Exception]
 ) -> None:
-    script.answers = [stream(b"half", httpx.ReadError("gone"))]
-    with pytest.raises(ServiceUnreachable):
+    script.answers = [stream(b"half", failure)]
+    with pytest.raises(told):
         await client.download_file("s", "src/a file.py", tmp_path / "out")
     assert names(tmp_path) == []
     assert script.asked[0].url.raw_path == b"/sessions/s/files/src/a%20file%2Epy"

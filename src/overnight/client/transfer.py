@@ -33,7 +33,14 @@ async def save(response: httpx.Response, path: Path) -> int:
 
     Raises DamagedDownload, OSError.
     """
-    size, digest = await _write(response, path)
+    try:
+        size, digest = await _write(response, path)
+    except httpx.RemoteProtocolError as broken:
+        message = (
+            "the service broke the download off: the archive was replaced meanwhile, or cannot be read there (its log "
+            "says so). Nothing was kept, try again"
+        )
+        raise DamagedDownload(message) from broken
     stated = _SHA256.fullmatch(response.headers.get("etag", ""))
     if stated is not None and stated[1] != digest:
         raise DamagedDownload("what arrived is not what the service holds; nothing was kept, try again")

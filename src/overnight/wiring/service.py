@@ -41,9 +41,9 @@ async def running_service(
         app = create_app(api_parts(base, agent, running))
         await stack.enter_async_context(serving(app, listener, grace_seconds=2.0))
         stack.callback(close_streams, app)
-        await stack.enter_async_context(working(base, agent, running))
-        if recorded:
+        if recorded:  # also while jobs are handed back at the end
             stack.enter_context(_recorded(settings.data / "service.json", url))
+        await stack.enter_async_context(working(base, agent, running))
         yield running
 
 
@@ -62,14 +62,17 @@ async def running_worker(settings: Settings, *, redactor: Redactor | None = None
 
 @contextlib.contextmanager
 def _recorded(path: Path, url: str) -> Iterator[None]:
-    """Where the command line finds the service of this data directory."""
+    """Where the command line finds the service of this data directory, the last one that began here."""
     fresh = path.with_suffix(f".{os.getpid()}")
-    fresh.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+    record = json.dumps({"url": url, "pid": os.getpid()})
+    fresh.write_text(record)
     fresh.replace(path)
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if path.read_text() == record:
+                path.unlink()
 
 
 def _banner(settings: Settings, agent: ClaudeAgent, upstream: str) -> tuple[str, ...]:
