@@ -45,6 +45,7 @@ def environment(edge_settings: Mapping[str, str], tmp_path: Path) -> Mapping[str
         "OVERNIGHT_DATA": str(tmp_path / "data"),
         "OVERNIGHT_REHEARSAL": "1",
         "OVERNIGHT_ISOLATION": "namespace",
+        "OVERNIGHT_LEASE_SECONDS": "3",  # of an edge that waits for 4
         "OVERNIGHT_CALLBACK_ALLOW_HTTP": "1",
         "OVERNIGHT_CALLBACK_ALLOW_PRIVATE": "127.0.0.1/32",
     }
