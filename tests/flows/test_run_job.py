@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.flows.stores import Unsteady
 
 from overnight.archive import remove_tree
 from overnight.domain import transitions
@@ -376,24 +377,13 @@ async def test_a_broken_agent_is_an_internal_error_and_the_job_is_tried_again(wo
     assert (back.status, back.failures) == (Status.QUEUED, 1)
 
 
-class Shaky:
+class Shaky(Unsteady):
     """A store whose every second call is not answered, once `shakes` is set."""
 
     def __init__(self, store: Any) -> None:
-        self._store = store
+        super().__init__(store)
         self._calls = itertools.count()
         self.shakes = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    async def change(self, *given: Any, **more: Any) -> Any:
-        self._answer()
-        return await self._store.change(*given, **more)
-
-    async def snapshot(self, job_id: str) -> Any:
-        self._answer()
-        return await self._store.snapshot(job_id)
 
     def _answer(self) -> None:
         if self.shakes and next(self._calls) % 2 == 0:

@@ -5,29 +5,19 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.flows.stores import Unsteady
 
 from overnight.domain.job import Status
 from overnight.domain.outcome import Ending, Outcome
 from overnight.ports import RunOrder, Stop, StorageBusy, StorageFailed
 
 
-class Away:
+class Away(Unsteady):
     """A store that does not answer so many `calls`."""
 
     def __init__(self, store: Any) -> None:
-        self._store = store
+        super().__init__(store)
         self.calls = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    async def change(self, *given: Any, **more: Any) -> Any:
-        self._answer()
-        return await self._store.change(*given, **more)
-
-    async def snapshot(self, job_id: str) -> Any:
-        self._answer()
-        return await self._store.snapshot(job_id)
 
     def _answer(self) -> None:
         if self.calls:
